@@ -1,0 +1,314 @@
+#include <malloc.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <future>
+#include <optional>
+#include <system_error>
+#include <utility>
+
+#include "core/auto_model.h"
+#include "core/checkpoint.h"
+#include "core/config.h"
+#include "core/device_torch.h"
+#include "core/engine/model_runner.h"
+#include "core/exception_torch.h"
+#include "core/fp8.h"
+#include "core/generation_config.h"
+#include "core/limits_torch.h"
+#include "core/listing.h"
+#include "core/load_meter.h"
+#include "core/models/architecture.h"
+#include "core/patch.h"
+#include "core/plan_torch.h"
+#include "core/safetensors.h"
+#include "core/sentence_transformers.h"
+#include "core/status.h"
+#include "core/version.h"
+#include "core/weight_sources_torch.h"
+
+namespace automodeld {
+
+namespace {
+
+using TokenizerResult = absl::StatusOr<std::shared_ptr<const Tokenizer>>;
+
+bool IsIgnorable(const Architecture& architecture, const std::string& name) {
+  return std::ranges::any_of(architecture.ignorable,
+                             [&](const std::string& part) { return name.find(part) != std::string::npos; });
+}
+
+AttentionNeeds NeedsOf(const ModelShape& shape, at::ScalarType dtype, at::Device device) {
+  return {.num_heads = shape.num_heads,
+          .num_kv_heads = shape.num_kv_heads,
+          .head_dim = shape.head_dim,
+          .dtype = dtype,
+          .device = device,
+          .causal = shape.causal,
+          .window = std::ranges::any_of(shape.windows, [](int64_t window) { return window > 0; })};
+}
+
+// A fault of a file in a folder is the checkpoint's, not the request's.
+absl::Status OfCheckpoint(const absl::Status& status) {
+  if (!absl::IsNotFound(status) && !absl::IsInvalidArgument(status)) return status;
+  return absl::FailedPreconditionError(status.message());
+}
+
+// One load, phase by phase. An empty folder: weights from options.seed.
+class Loading {
+ public:
+  Loading(std::string folder, const LoadOptions& options, const LoadContext& context)
+      : folder_(std::move(folder)), options_(options), meter_(context) {}
+
+  absl::StatusOr<LoadedModel> Run(absl::StatusOr<Config> config) {
+    meter_.Begin("config");
+    RETURN_IF_ERROR(ChooseModel(std::move(config)));
+    if (absl::Status status = ReadFolder(); !status.ok()) return OfCheckpoint(status);
+    RETURN_IF_ERROR(Plan());
+    if (!options_.check_only) {
+      RETURN_IF_ERROR(ReadWeights());
+      RETURN_IF_ERROR(MakeEngine());
+    }
+    RETURN_IF_ERROR(AwaitTokenizer());
+    RETURN_IF_ERROR(meter_.Check());
+    SettleDefaults();
+    Report();
+    return std::move(loaded_);
+  }
+
+ private:
+  absl::Status ChooseModel(absl::StatusOr<Config> config) {
+    const bool is_files_fault = !folder_.empty() && options_.config_overrides.empty();
+    if (!config.ok()) return folder_.empty() ? config.status() : OfCheckpoint(config.status());
+    config_ = *std::move(config);
+    if (!options_.config_overrides.empty()) RETURN_IF_ERROR(config_.Override(options_.config_overrides));
+    ASSIGN_OR_RETURN(architecture_, ChooseArchitecture(config_, options_.auto_class));
+    absl::StatusOr<ModelShape> shape = architecture_->describe(config_);
+    if (!shape.ok()) return is_files_fault ? OfCheckpoint(shape.status()) : shape.status();
+    shape_ = *std::move(shape);
+    return absl::OkStatus();
+  }
+
+  // What the folder's small files say, and the headers of the large ones.
+  absl::Status ReadFolder() {
+    StartTokenizer();
+    if (!folder_.empty()) {
+      ASSIGN_OR_RETURN(files_, Safetensors::Open(folder_));
+    }
+    RETURN_IF_ERROR(CheckNotQuantised(config_, Files()));
+    ASSIGN_OR_RETURN(loaded_.generation, ReadGenerationDefaults(folder_, config_));
+    ASSIGN_OR_RETURN(loaded_.embedding, ReadEmbeddingDefaults(folder_, shape_.causal));
+    return absl::OkStatus();
+  }
+
+  // Beside the reading of weights, because a large vocabulary takes as long.
+  void StartTokenizer() {
+    if (folder_.empty()) return;
+    tokenizer_ = std::async(std::launch::async, [folder = folder_] { return Tokenizer::Load(folder); });
+  }
+
+  absl::Status AwaitTokenizer() {
+    if (!tokenizer_.valid()) return absl::OkStatus();
+    TokenizerResult result = tokenizer_.get();
+    if (absl::IsNotFound(result.status())) return absl::OkStatus();
+    if (!result.ok()) return OfCheckpoint(result.status());
+    loaded_.tokenizer = *std::move(result);
+    return absl::OkStatus();
+  }
+
+  absl::Status Plan() {
+    meter_.Begin("plan");
+    RETURN_IF_ERROR(meter_.Check());
+    ASSIGN_OR_RETURN(const at::Device device, ChooseDevice(options_.device, device_fallbacks_));
+    ASSIGN_OR_RETURN(const at::ScalarType dtype, ChooseDtype(options_.torch_dtype, config_, Files()));
+    target_ = at::TensorOptions(dtype).device(device);
+    RETURN_IF_ERROR(CheckFieldsBuilt(options_, dtype));
+    RETURN_IF_ERROR(PlanPatches(device, dtype));
+    RETURN_IF_ERROR(PlanWeights());
+    if (!shape_.causal) RETURN_IF_ERROR(AwaitTokenizer());
+    return PlanEngine();
+  }
+
+  absl::Status PlanPatches(at::Device device, at::ScalarType dtype) {
+    ASSIGN_OR_RETURN(attention_,
+                     PatchAttention(options_, NeedsOf(shape_, dtype, device), attention_fallbacks_, sdpa_fallbacks_));
+    loaded_.report.attention_backend = attention_->name();
+    ops_ = EagerOps();
+    if (!options_.use_liger_kernel) return absl::OkStatus();
+    ASSIGN_OR_RETURN(PatchedOps patched, PatchFusedKernels(ops_, FindFusedOps(ops_, device, dtype), fused_fallbacks_));
+    ops_ = std::move(patched.ops);
+    loaded_.report.patches = std::move(patched.patches);
+    return absl::OkStatus();
+  }
+
+  // Builds the model once on the meta device: names, shapes and bytes of all it will read.
+  absl::Status PlanWeights() {
+    wanted_.emplace(Files(), architecture_->base_prefix);
+    architecture_->make(config_, Weights(&*wanted_, target_.device(at::kMeta)), ops_);
+    std::vector<std::string> unread = wanted_->Unread();
+    std::vector<std::string> refused;
+    for (const std::string& name : unread) {
+      if (!IsIgnorable(*architecture_, name)) refused.push_back(name);
+    }
+    RETURN_IF_ERROR(wanted_->Check(architecture_->name, options_.allow_unread_tensors ? decltype(refused){} : refused));
+    if (!refused.empty())
+      spdlog::warn("{}: {} tensors are not read: {}", options_.model, refused.size(), Listed(refused));
+    loaded_.report.unread_tensors = std::move(unread);
+    return PlanFp8();
+  }
+
+  absl::Status PlanFp8() {
+    if (!options_.fp8_config.has_value()) return absl::OkStatus();
+    RETURN_IF_ERROR(CheckFp8Config(*options_.fp8_config));
+    const std::string why_not = "FP8 conversion is not built yet";
+    RETURN_IF_ERROR(fp8_fallbacks_.Take("fp8_config", why_not, "unquantised"));
+    std::vector<Fp8Report::Module> linears;
+    for (const PlanningSource::Wanted& tensor : wanted_->wanted()) {
+      if (!IsFp8Linear(*options_.fp8_config, tensor.name, tensor.shape)) continue;
+      linears.push_back({tensor.name.substr(0, tensor.name.rfind('.')), tensor.shape});
+    }
+    loaded_.report.fp8 = ReportUnconverted(*options_.fp8_config, linears, why_not);
+    return absl::OkStatus();
+  }
+
+  absl::Status PlanEngine() {
+    const int tokenizer_length = loaded_.tokenizer == nullptr ? 0 : loaded_.tokenizer->model_max_length();
+    ASSIGN_OR_RETURN(RunnerLimits limits, PlanLengths(shape_, options_.engine, tokenizer_length));
+    const MemoryNeeds needs = {
+        .weights = WeightBytes(), .tables = TableBytes(shape_), .available = AvailableBytes(target_.device())};
+    const at::ScalarType kv_dtype = at::typeMetaToScalarType(target_.dtype());
+    ASSIGN_OR_RETURN(planned_, PlanMemory(shape_, options_.engine, limits, needs, kv_dtype, target_.device().is_cpu()));
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadWeights() {
+    meter_.Begin("weights", files_.has_value() ? wanted_->stored_bytes() : WeightBytes());
+    RETURN_IF_ERROR(meter_.Check());
+    ResetPeakBytes(target_.device());
+    if (!files_.has_value()) {
+      return Build(RandomSource(options_.seed, shape_.initializer_range, &meter_));
+    }
+    return Build(SafetensorsSource(*files_, architecture_->base_prefix, &meter_));
+  }
+
+  template <typename Source>
+  absl::Status Build(Source source) {
+    model_ = architecture_->make(config_, Weights(&source, target_), ops_);
+    loaded_.report.peak_bytes = WeightBytes() + source.extra_bytes();
+    return source.status();
+  }
+
+  absl::Status MakeEngine() {
+    meter_.Begin("engine");
+    RETURN_IF_ERROR(meter_.Check());
+    ASSIGN_OR_RETURN(loaded_.runner, MakeModelRunner({.model = std::move(model_),
+                                                      .shape = shape_,
+                                                      .ops = ops_,
+                                                      .attention = std::move(attention_),
+                                                      .options = target_,
+                                                      .kv_options = target_,
+                                                      .limits = planned_.limits}));
+    return absl::OkStatus();
+  }
+
+  // What one file leaves to another.
+  void SettleDefaults() {
+    const int longest = planned_.limits.max_model_len;
+    int& kept = loaded_.embedding.max_seq_length;
+    if (kept == 0 && loaded_.tokenizer != nullptr) kept = loaded_.tokenizer->model_max_length();
+    kept = kept == 0 ? longest : std::min(kept, longest);
+    std::vector<TokenId>& ends = loaded_.generation.eos_token_ids;
+    if (ends.empty() && loaded_.tokenizer != nullptr && loaded_.tokenizer->eos_id().has_value()) {
+      ends.push_back(*loaded_.tokenizer->eos_id());
+    }
+  }
+
+  void Report() {
+    LoadReport& report = loaded_.report;
+    report.info = Info();
+    for (const Fallbacks* step :
+         {&device_fallbacks_, &attention_fallbacks_, &fused_fallbacks_, &sdpa_fallbacks_, &fp8_fallbacks_}) {
+      report.attempts.insert(report.attempts.end(), step->attempts().begin(), step->attempts().end());
+    }
+    report.weight_bytes = WeightBytes();
+    report.kv_bytes = planned_.kv_bytes;
+    if (!target_.device().is_cpu()) report.peak_bytes = PeakBytes(target_.device());  // libtorch counts there
+    report.phase_seconds = meter_.Finish();
+    report.automodeld_version = Version();
+  }
+
+  ModelInfo Info() const {
+    const auto serves = [this](AutoClass auto_class) {
+      return std::ranges::find(architecture_->classes, auto_class) != architecture_->classes.end();
+    };
+    return {
+        .model = options_.model,
+        .architecture = architecture_->name,
+        .model_type = architecture_->model_type,
+        .dtype = DtypeName(at::typeMetaToScalarType(target_.dtype())),
+        .device = target_.device().str(),
+        .num_parameters = wanted_->num_parameters(),
+        .max_model_len = planned_.limits.max_model_len,
+        .vocab_size = static_cast<int>(shape_.vocab_size),
+        .hidden_size = static_cast<int>(shape_.hidden_size),
+        .num_layers = static_cast<int>(shape_.num_layers),
+        .can_generate = shape_.causal && serves(AutoClass::kCausalLM) && options_.auto_class != AutoClass::kEmbedding,
+        .can_embed = serves(AutoClass::kEmbedding),
+        .has_chat_template = loaded_.tokenizer != nullptr && loaded_.tokenizer->has_chat_template()};
+  }
+
+  const Safetensors* Files() const { return files_.has_value() ? &*files_ : nullptr; }
+
+  int64_t WeightBytes() const { return wanted_->num_parameters() * static_cast<int64_t>(target_.dtype().itemsize()); }
+
+  const std::string folder_;
+  const LoadOptions& options_;
+  LoadMeter meter_;
+  LoadedModel loaded_;
+  Config config_;
+  const Architecture* architecture_ = nullptr;
+  ModelShape shape_;
+  std::future<TokenizerResult> tokenizer_;
+  std::optional<Safetensors> files_;
+  std::optional<PlanningSource> wanted_;
+  at::TensorOptions target_;  // of the weights
+  Ops ops_;
+  std::unique_ptr<AttentionBackend> attention_;
+  std::unique_ptr<Model> model_;
+  PlannedLimits planned_;
+  Fallbacks device_fallbacks_{options_.allow_fallback};
+  Fallbacks attention_fallbacks_{options_.allow_fallback};
+  Fallbacks fused_fallbacks_{options_.allow_fallback};
+  Fallbacks sdpa_fallbacks_{options_.allow_fallback};
+  Fallbacks fp8_fallbacks_{options_.allow_fallback};
+};
+
+absl::StatusOr<LoadedModel> LoadFrom(const std::string& folder, absl::StatusOr<Config> config,
+                                     const LoadOptions& options, const LoadContext& context) {
+  absl::StatusOr<LoadedModel> loaded =
+      WithoutExceptions([&] { return Loading(folder, options, context).Run(std::move(config)); });
+  if (!loaded.ok()) malloc_trim(0);  // what a broken load had taken goes back to the machine, not to the allocator
+  return loaded;
+}
+
+}  // namespace
+
+absl::StatusOr<LoadedModel> AutoModel::Load(const LoadOptions& options, const LoadContext& context) {
+  return options.path.empty() ? FromConfig(options.config_json, options, context)
+                              : FromPretrained(options.path, options, context);
+}
+
+absl::StatusOr<LoadedModel> AutoModel::FromPretrained(const std::string& path, const LoadOptions& options,
+                                                      const LoadContext& context) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(path, error)) return absl::NotFoundError("path: no such folder");
+  return LoadFrom(path, Config::Read(path, "config.json"), options, context);
+}
+
+absl::StatusOr<LoadedModel> AutoModel::FromConfig(const std::string& config_json, const LoadOptions& options,
+                                                  const LoadContext& context) {
+  return LoadFrom("", Config::Parse(config_json, "config_json"), options, context);
+}
+
+}  // namespace automodeld

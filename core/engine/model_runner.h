@@ -1,0 +1,37 @@
+// The real runner: runs a Model's steps over libtorch, on the CPU or a GPU.
+//
+// A step: pack Inputs, plan attention, Forward, logits of the rows that end, sample or pool. Decode ids come from the
+// slots' last tokens on the device; the host sees them when the step is read. On a GPU the results travel to pinned
+// memory behind an event, so that the next step is launched before they are read.
+#ifndef CORE_ENGINE_MODEL_RUNNER_H_
+#define CORE_ENGINE_MODEL_RUNNER_H_
+
+#include <ATen/ATen.h>
+#include <absl/status/statusor.h>
+
+#include <memory>
+
+#include "core/engine/runner.h"
+#include "core/model.h"
+#include "kernels/attention.h"
+#include "kernels/ops.h"
+
+namespace automodeld {
+
+// All resolved by the factory; `limits.look_ahead` is the runner's own choice.
+struct ModelRunnerParts {
+  std::unique_ptr<Model> model;
+  ModelShape shape;
+  Ops ops;
+  std::unique_ptr<AttentionBackend> attention;
+  at::TensorOptions options;     // of activations
+  at::TensorOptions kv_options;  // of the KV cache
+  RunnerLimits limits;
+};
+
+// Allocates the KV cache. RESOURCE_EXHAUSTED: it does not fit.
+absl::StatusOr<std::unique_ptr<Runner>> MakeModelRunner(ModelRunnerParts parts);
+
+}  // namespace automodeld
+
+#endif  // CORE_ENGINE_MODEL_RUNNER_H_

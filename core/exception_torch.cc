@@ -1,0 +1,32 @@
+#include "core/exception_torch.h"
+
+#include <c10/util/Exception.h>
+
+#include <new>
+#include <string>
+
+namespace automodeld {
+
+namespace {
+
+std::string FirstLine(const std::exception& error) {
+  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
+  const std::string text = torch_error != nullptr ? torch_error->what_without_backtrace() : error.what();
+  return text.substr(0, text.find('\n'));
+}
+
+bool IsOutOfMemory(const std::exception& error) {
+  if (dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr) return true;
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return true;
+  // libtorch's allocator for the CPU throws a plain c10::Error.
+  return std::string(error.what()).find("can't allocate memory") != std::string::npos;
+}
+
+}  // namespace
+
+absl::Status StatusOfException(const std::exception& error) {
+  if (IsOutOfMemory(error)) return absl::ResourceExhaustedError("out of memory: " + FirstLine(error));
+  return absl::InternalError(FirstLine(error));
+}
+
+}  // namespace automodeld

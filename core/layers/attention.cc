@@ -1,0 +1,35 @@
+#include "core/layers/attention.h"
+
+#include <utility>
+
+namespace automodeld {
+
+SelfAttention::SelfAttention(const Weights& w, const SelfAttentionOptions& options, at::Tensor cos_sin, const Ops& ops)
+    : layer_(options.layer),
+      eps_(options.eps),
+      qkv_(w, {"q_proj", "k_proj", "v_proj"},
+           {layer_.num_heads * layer_.head_dim, layer_.num_kv_heads * layer_.head_dim,
+            layer_.num_kv_heads * layer_.head_dim},
+           options.hidden_size, options.qkv_bias),
+      output_(w / "o_proj",
+              {.out = options.hidden_size, .in = layer_.num_heads * layer_.head_dim, .bias = options.output_bias}),
+      cos_sin_(std::move(cos_sin)),
+      ops_(&ops) {
+  if (!options.qk_norm) return;
+  q_norm_ = w.Get("q_norm.weight", {layer_.head_dim});
+  k_norm_ = w.Get("k_norm.weight", {layer_.head_dim});
+}
+
+at::Tensor SelfAttention::Forward(const at::Tensor& x, const Inputs& in) const {
+  std::optional<at::Tensor> keys, values, slots;
+  if (in.kv != nullptr) {
+    keys = in.kv->keys(layer_.index);
+    values = in.kv->values(layer_.index);
+    slots = in.kv_slots;
+  }
+  auto [q, k, v] = ops_->qkv_rope_write_kv(qkv_(x), layer_.num_heads, layer_.num_kv_heads, q_norm_, k_norm_, eps_,
+                                           cos_sin_, in.positions, keys, values, slots);
+  return output_(in.attention->Run(layer_, q, k, v, in.kv));
+}
+
+}  // namespace automodeld

@@ -1,0 +1,92 @@
+#include "core/limits_torch.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "core/status.h"
+
+namespace automodeld {
+
+namespace {
+
+constexpr int64_t kMaxLength = 1 << 20;
+constexpr int kDefaultSeqs = 256;
+constexpr int kMaxSeqs = 4096;
+constexpr int64_t kDefaultBatchedTokens = 2048;
+
+// The value, or `default_value` where it is 0.
+absl::StatusOr<int> InRange(const char* field, int value, int64_t default_value, int64_t low, int64_t high) {
+  if (value == 0) return static_cast<int>(default_value);
+  if (low <= value && value <= high) return value;
+  return absl::InvalidArgumentError(fmt::format("engine.{}: {} is outside {}..{}", field, value, low, high));
+}
+
+int64_t PagesFor(int64_t tokens, int64_t page_size) { return (tokens + page_size - 1) / page_size; }
+
+int64_t PageBytes(const ModelShape& shape, int64_t page_size, at::ScalarType dtype) {
+  const auto width = static_cast<int64_t>(c10::elementSize(dtype));
+  return shape.num_layers * 2 * page_size * shape.num_kv_heads * shape.head_dim * width;
+}
+
+absl::Status CheckFits(const MemoryNeeds& needs, int64_t kv_bytes) {
+  const int64_t needed = needs.weights + needs.tables + kv_bytes;
+  if (needed <= needs.available) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      fmt::format("the model needs {} bytes (weights {}, tables {}, KV cache {}), but {} are available{}", needed,
+                  needs.weights, needs.tables, kv_bytes, needs.available,
+                  kv_bytes > 0 ? "; a lower engine.max_model_len or engine.kv_cache_bytes needs less" : ""));
+}
+
+// `least`: bytes of one sequence.
+int64_t KvBudget(const EngineConfig& engine, const MemoryNeeds& needs, int64_t least, bool is_cpu) {
+  if (engine.kv_cache_bytes > 0) return engine.kv_cache_bytes;
+  const int64_t left = needs.available - needs.weights - needs.tables;
+  return std::max(is_cpu ? left / 4 : left / 4 * 3, least);
+}
+
+}  // namespace
+
+absl::StatusOr<RunnerLimits> PlanLengths(const ModelShape& shape, const EngineConfig& engine,
+                                         int tokenizer_max_length) {
+  RunnerLimits limits;
+  limits.ragged = !shape.causal;
+  const int64_t longest = std::min(shape.max_positions, kMaxLength);
+  const bool bounded = !shape.causal && tokenizer_max_length > 0;
+  const int64_t usual = bounded ? std::min<int64_t>(longest, tokenizer_max_length) : longest;
+  ASSIGN_OR_RETURN(limits.max_model_len, InRange("max_model_len", engine.max_model_len, usual, 1, longest));
+  ASSIGN_OR_RETURN(limits.max_num_seqs, InRange("max_num_seqs", engine.max_num_seqs, kDefaultSeqs, 1, kMaxSeqs));
+  // An encoder's input is never cut, so a step must hold the longest one.
+  const int64_t least = limits.ragged ? limits.max_model_len : 1;
+  ASSIGN_OR_RETURN(limits.max_num_batched_tokens, InRange("max_num_batched_tokens", engine.max_num_batched_tokens,
+                                                          std::max(kDefaultBatchedTokens, least), least, kMaxLength));
+  return limits;
+}
+
+absl::StatusOr<PlannedLimits> PlanMemory(const ModelShape& shape, const EngineConfig& engine, RunnerLimits limits,
+                                         const MemoryNeeds& needs, at::ScalarType kv_dtype, bool is_cpu) {
+  if (engine.kv_cache_bytes < 0) {
+    return absl::InvalidArgumentError(fmt::format("engine.kv_cache_bytes: {} is below 1", engine.kv_cache_bytes));
+  }
+  RETURN_IF_ERROR(CheckFits(needs, 0));
+  if (limits.ragged) return PlannedLimits{limits, 0};
+  const int64_t page_bytes = PageBytes(shape, limits.page_size, kv_dtype);
+  const int64_t least = PagesFor(limits.max_model_len, limits.page_size) + 1;  // page 0 is scratch
+  const int64_t budget = KvBudget(engine, needs, least * page_bytes, is_cpu);
+  const int64_t most = std::min<int64_t>((least - 1) * limits.max_num_seqs + 1, std::numeric_limits<int>::max());
+  const int64_t pages = std::min(most, budget / page_bytes);
+  if (pages < least) {
+    return absl::ResourceExhaustedError(fmt::format(
+        "engine.kv_cache_bytes: {} bytes hold {} tokens; one sequence of max_model_len {} needs {} bytes", budget,
+        std::max<int64_t>(pages - 1, 0) * limits.page_size, limits.max_model_len, least * page_bytes));
+  }
+  limits.num_pages = static_cast<int>(pages);
+  RETURN_IF_ERROR(CheckFits(needs, pages * page_bytes));
+  return PlannedLimits{limits, pages * page_bytes};
+}
+
+int64_t TableBytes(const ModelShape& shape) {
+  constexpr int64_t kCopies = 4;
+  return shape.causal ? shape.max_positions * shape.head_dim * kCopies * static_cast<int64_t>(sizeof(float)) : 0;
+}
+
+}  // namespace automodeld

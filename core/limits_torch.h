@@ -1,0 +1,43 @@
+// The engine's limits for a model: what was asked for, what the model can do, and what memory holds.
+#ifndef CORE_LIMITS_TORCH_H_
+#define CORE_LIMITS_TORCH_H_
+
+#include <ATen/ATen.h>
+#include <absl/status/statusor.h>
+
+#include <cstdint>
+
+#include "core/auto_model.h"
+#include "core/engine/runner.h"
+#include "core/model.h"
+
+namespace automodeld {
+
+// What memory has to hold, in bytes.
+struct MemoryNeeds {
+  int64_t weights = 0;
+  int64_t tables = 0;     // of positions: what a model computes from its configuration while it is made
+  int64_t available = 0;  // on the device, before the load
+};
+
+struct PlannedLimits {
+  RunnerLimits limits;
+  int64_t kv_bytes = 0;
+};
+
+// Without KV cache yet: lengths and counts. `tokenizer_max_length` (0: none) bounds an encoder's default length.
+// INVALID_ARGUMENT: a value outside its range; max_model_len is at most the model's positions.
+absl::StatusOr<RunnerLimits> PlanLengths(const ModelShape& shape, const EngineConfig& engine, int tokenizer_max_length);
+
+// Adds the KV pages: at most what max_num_seqs sequences of max_model_len need, within kv_cache_bytes; by default
+// within a quarter of what the weights leave on the CPU, three quarters on a GPU, or one sequence if that is more.
+// RESOURCE_EXHAUSTED: weights and cache are more than there is, or the cache does not hold one sequence.
+absl::StatusOr<PlannedLimits> PlanMemory(const ModelShape& shape, const EngineConfig& engine, RunnerLimits limits,
+                                         const MemoryNeeds& needs, at::ScalarType kv_dtype, bool is_cpu);
+
+// Bytes of the tables of RotaryEmbedding that a causal model makes, temporary copies included.
+int64_t TableBytes(const ModelShape& shape);
+
+}  // namespace automodeld
+
+#endif  // CORE_LIMITS_TORCH_H_

@@ -1,0 +1,158 @@
+#include "core/plan_torch.h"
+
+#include <absl/strings/ascii.h>
+#include <absl/strings/str_join.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/json.h"
+#include "core/listing.h"
+#include "core/status.h"
+
+namespace automodeld {
+
+namespace {
+
+struct DtypeWord {
+  const char* word;
+  at::ScalarType dtype;
+};
+
+constexpr std::array<DtypeWord, 6> kDtypes = {{
+    {"bfloat16", at::kBFloat16},
+    {"bf16", at::kBFloat16},
+    {"float16", at::kHalf},
+    {"half", at::kHalf},
+    {"float32", at::kFloat},
+    {"float", at::kFloat},
+}};
+
+constexpr char kDtypeWords[] = "bfloat16, bf16, float16, half, float32, float";
+
+const char* ClassName(AutoClass auto_class) {
+  switch (auto_class) {
+    case AutoClass::kAuto:
+      return "AUTO";
+    case AutoClass::kCausalLM:
+      return "CAUSAL_LM";
+    case AutoClass::kImageTextToText:
+      return "IMAGE_TEXT_TO_TEXT";
+    case AutoClass::kEmbedding:
+      return "EMBEDDING";
+  }
+  return "";
+}
+
+absl::Status Unknown(const Config& config, const std::string& name) {
+  const std::string known = absl::StrJoin(ArchitectureNames(), ", ");
+  if (ConfigReader(config).Has("auto_map")) {
+    return absl::UnimplementedError(fmt::format(
+        "{}: {} needs remote code, which automodeld never runs; known architectures: {}", config.name(), name, known));
+  }
+  return absl::UnimplementedError(
+      fmt::format("{}: architecture {} is not known; known ones: {}", config.name(), name, known));
+}
+
+absl::Status WrongClass(const Architecture& row, AutoClass auto_class) {
+  std::vector<std::string> classes;
+  for (const AutoClass served : row.classes) classes.push_back(ClassName(served));
+  return absl::InvalidArgumentError(fmt::format("auto_class: {} is not one of {}'s: {}", ClassName(auto_class),
+                                                row.name, absl::StrJoin(classes, ", ")));
+}
+
+std::optional<at::ScalarType> ParseDtype(const std::string& text) {
+  std::string word = absl::AsciiStrToLower(text);
+  if (word.starts_with("torch.")) word = word.substr(6);
+  for (const DtypeWord& known : kDtypes) {
+    if (word == known.word) return known.dtype;
+  }
+  return std::nullopt;
+}
+
+at::ScalarType StoredDtype(const Safetensors* files) {
+  const StoredTensor* first = files == nullptr ? nullptr : files->FirstFloating();
+  const std::string_view type = first == nullptr ? "F32" : first->type->name;
+  if (type == "BF16") return at::kBFloat16;
+  return type == "F16" ? at::kHalf : at::kFloat;
+}
+
+absl::Status NotYet(const std::string& field) {
+  return absl::UnimplementedError(fmt::format("{}: not supported yet", field));
+}
+
+absl::Status CheckKvDtype(const std::string& text, at::ScalarType dtype) {
+  static constexpr std::array<std::string_view, 5> kKnown = {"auto", "float32", "float16", "bfloat16", "fp8"};
+  if (text == "auto" || text.empty() || text == DtypeName(dtype)) return absl::OkStatus();
+  if (std::ranges::find(kKnown, text) != kKnown.end()) {
+    return NotYet(fmt::format("engine.kv_cache_dtype: {} with a {} model", text, DtypeName(dtype)));
+  }
+  return absl::InvalidArgumentError(fmt::format(
+      "engine.kv_cache_dtype: \"{}\" is not one of auto, float32, float16, bfloat16, fp8", Shortened(text)));
+}
+
+}  // namespace
+
+absl::StatusOr<const Architecture*> ChooseArchitecture(const Config& config, AutoClass auto_class) {
+  ConfigReader read(config);
+  const std::vector<std::string> names = read.Strings("architectures");
+  const std::string model_type = read.String("model_type", "");
+  RETURN_IF_ERROR(read.status());
+  const Architecture* row = names.empty() ? nullptr : FindArchitecture(names[0]);
+  if (row == nullptr && (names.empty() || auto_class != AutoClass::kAuto))
+    row = FindArchitecture(model_type, auto_class);
+  if (row == nullptr)
+    return Unknown(config, Shortened(names.empty() ? "of model_type \"" + model_type + "\"" : names[0]));
+  if (auto_class == AutoClass::kAuto || std::ranges::find(row->classes, auto_class) != row->classes.end()) return row;
+  return WrongClass(*row, auto_class);
+}
+
+absl::StatusOr<at::ScalarType> ChooseDtype(const std::string& torch_dtype, const Config& config,
+                                           const Safetensors* files) {
+  if (torch_dtype != "auto") {
+    if (const auto dtype = ParseDtype(torch_dtype)) return *dtype;
+    return absl::InvalidArgumentError(
+        fmt::format("torch_dtype: \"{}\" is not one of auto, {}", Shortened(torch_dtype), kDtypeWords));
+  }
+  ConfigReader read(config);
+  for (const char* key : {"dtype", "torch_dtype"}) {
+    const std::string text = read.String(key, "");
+    if (text.empty()) continue;
+    if (const auto dtype = ParseDtype(text)) return *dtype;
+    read.Fail(key, fmt::format("\"{}\" is not one of {}", Shortened(text), kDtypeWords));
+  }
+  RETURN_IF_ERROR(read.status());
+  return StoredDtype(files);
+}
+
+std::string DtypeName(at::ScalarType dtype) {
+  return std::ranges::find(kDtypes, dtype, &DtypeWord::dtype)->word;  // the first word is the name
+}
+
+absl::Status CheckFieldsBuilt(const LoadOptions& options, at::ScalarType dtype) {
+  if (!options.revision.empty()) return NotYet("revision");
+  if (!options.op_overrides.empty()) return NotYet("op_overrides");
+  if (options.engine.enable_prefix_caching.value_or(false)) return NotYet("engine.enable_prefix_caching");
+  return CheckKvDtype(options.engine.kv_cache_dtype, dtype);
+}
+
+absl::Status CheckNotQuantised(const Config& config, const Safetensors* files) {
+  ConfigReader read(config);
+  if (read.Has("quantization_config")) {
+    const std::string method = ConfigReader(read, "quantization_config").String("quant_method", "quantised");
+    return NotYet(fmt::format("{}: quantization_config: {} checkpoints", config.name(), Shortened(method)));
+  }
+  if (files == nullptr) return absl::OkStatus();
+  for (const auto& [name, tensor] : files->tensors()) {
+    if (std::string_view(tensor.type->name).starts_with("F8")) {
+      return NotYet(fmt::format("{}: {} weights", Shortened(name), tensor.type->name));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace automodeld

@@ -1,0 +1,119 @@
+// Where a load's weights come from: names and shapes only, a checkpoint's safetensors files, or random numbers.
+//
+//   PlanningSource wanted(&files, "model.");
+//   architecture.make(config, Weights(&wanted, meta_options), ops);   // asks for every tensor
+//   RETURN_IF_ERROR(wanted.Check(...));                               // all that is missing, misshapen or unread
+//   SafetensorsSource source(files, "model.", &meter);
+//   auto model = architecture.make(config, Weights(&source, options), ops);
+//   RETURN_IF_ERROR(source.status());
+//
+// Used by the loading thread only.
+#ifndef CORE_WEIGHT_SOURCES_TORCH_H_
+#define CORE_WEIGHT_SOURCES_TORCH_H_
+
+#include <ATen/ATen.h>
+#include <absl/status/status.h>
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "core/checkpoint.h"
+#include "core/load_meter.h"
+#include "core/safetensors.h"
+
+namespace automodeld {
+
+// The tensor a model calls `name`: stored under that name, without `base_prefix`, or with it. Null: none.
+const StoredTensor* FindStored(const Safetensors& files, const std::string& base_prefix, const std::string& name);
+
+// Writes down what a model asks for and what is wrong with it; reads nothing. For tensors on the meta device.
+class PlanningSource final : public WeightSource {
+ public:
+  struct Wanted {
+    std::string name;
+    std::vector<int64_t> shape;
+    int64_t numel = 0;
+  };
+
+  // Null `files`: random weights, of which every tensor exists.
+  PlanningSource(const Safetensors* files, std::string base_prefix)
+      : files_(files), base_prefix_(std::move(base_prefix)) {}
+
+  bool Has(const std::string& name) const override;
+  void Read(const std::string&, at::Tensor) override {}
+  bool Expect(const std::string& name, at::IntArrayRef shape) override;
+  void Fail(const std::string& error) override { failures_.push_back(error); }
+
+  const std::vector<Wanted>& wanted() const { return wanted_; }  // each name once
+  int64_t num_parameters() const { return num_parameters_; }
+  int64_t stored_bytes() const { return stored_bytes_; }  // in the files, of all wanted
+  // Stored tensors that nobody asked for, sorted.
+  std::vector<std::string> Unread() const;
+  // FAILED_PRECONDITION listing every missing and misshapen tensor, and `unread`; `who` is the architecture's name.
+  absl::Status Check(const std::string& who, const std::vector<std::string>& unread) const;
+
+ private:
+  const Safetensors* files_;
+  std::string base_prefix_;
+  std::vector<Wanted> wanted_;
+  std::set<std::string> names_;   // of wanted_
+  std::set<std::string> stored_;  // names of stored tensors that were asked for
+  std::vector<std::string> missing_, misshapen_, failures_;
+  int64_t num_parameters_ = 0;
+  int64_t stored_bytes_ = 0;
+};
+
+// Reads safetensors files straight into the tensors where type and device agree, else through a small buffer.
+class SafetensorsSource final : public WeightSource {
+ public:
+  SafetensorsSource(const Safetensors& files, std::string base_prefix, LoadMeter* meter)
+      : files_(files), base_prefix_(std::move(base_prefix)), meter_(meter) {}
+
+  bool Has(const std::string& name) const override { return FindStored(files_, base_prefix_, name) != nullptr; }
+  void Read(const std::string& name, at::Tensor out) override;
+  bool Expect(const std::string& name, at::IntArrayRef shape) override;
+  void Fail(const std::string& error) override;
+
+  // The first error; once there is one, or the load is cancelled, nothing more is read.
+  const absl::Status& status() const { return status_; }
+  // Most memory of the host that reading took besides the tensors.
+  int64_t extra_bytes() const { return staging_.defined() ? static_cast<int64_t>(staging_.nbytes()) : 0; }
+
+ private:
+  absl::Status ReadDirect(const StoredTensor& stored, const at::Tensor& out) const;
+  absl::Status ReadConverted(const StoredTensor& stored, const at::Tensor& out);
+
+  const Safetensors& files_;
+  std::string base_prefix_;
+  LoadMeter* meter_;
+  at::Tensor staging_;  // bytes; pinned where the target is a GPU
+  absl::Status status_;
+};
+
+// Weights from a seed, as transformers initialises a model: matrices N(0, range), norm weights 1, biases 0. An element
+// is a function of (seed, name, index) alone, drawn in float32 on the CPU: the same on every device, and in every dtype
+// but for the rounding.
+class RandomSource final : public WeightSource {
+ public:
+  RandomSource(uint64_t seed, double range, LoadMeter* meter) : seed_(seed), range_(range), meter_(meter) {}
+
+  bool Has(const std::string&) const override { return false; }  // optional tensors are left out
+  void Read(const std::string& name, at::Tensor out) override;
+  bool Expect(const std::string&, at::IntArrayRef) override { return true; }
+  void Fail(const std::string& error) override;
+
+  const absl::Status& status() const { return status_; }
+  int64_t extra_bytes() const { return extra_bytes_; }
+
+ private:
+  uint64_t seed_;
+  double range_;
+  LoadMeter* meter_;
+  int64_t extra_bytes_ = 0;
+  absl::Status status_;
+};
+
+}  // namespace automodeld
+
+#endif  // CORE_WEIGHT_SOURCES_TORCH_H_

@@ -1,0 +1,98 @@
+// Attention backends: Plan on the host before a step, Run on the device once per layer.
+//
+//   ASSIGN_OR_RETURN(auto attention, MakeAttention("sdpa", shape, device, methods));
+//   attention->Plan(step);                              // once a step
+//   at::Tensor out = attention->Run(layer, q, k, v, kv);  // every layer
+//
+// Versions: eager (plain ATen in float32: the definition), sdpa (libtorch's kernels, called directly in the order of
+// sdpa_method, never by process-wide switches), flash_attention_2 (online softmax over pages; cpu/ and cuda/).
+#ifndef KERNELS_ATTENTION_H_
+#define KERNELS_ATTENTION_H_
+
+#include <ATen/ATen.h>
+#include <absl/status/statusor.h>
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace automodeld {
+
+// Paged keys and values of all layers, page-major: a page holds K and V of every layer in one contiguous piece.
+class KvCache {
+ public:
+  KvCache(int64_t num_pages, int64_t num_layers, int64_t page_size, int64_t kv_heads, int64_t head_dim,
+          at::TensorOptions options);
+
+  at::Tensor keys(int64_t layer) const;    // view [pages, page_size, kv_heads, head_dim], strided
+  at::Tensor values(int64_t layer) const;  // the same shape
+  int64_t page_size() const { return pages_.size(3); }
+  int64_t bytes() const { return static_cast<int64_t>(pages_.nbytes()); }
+
+ private:
+  at::Tensor pages_;  // [pages, layers, 2, page_size, kv_heads, head_dim]
+};
+
+// One sequence's rows of a step.
+struct SequenceRows {
+  int64_t first_row = 0;
+  int64_t num_rows = 0;
+  int64_t context = 0;             // tokens of the sequence after this step: rows attend to [0, context)
+  std::span<const int32_t> pages;  // its pages in order; empty for ragged. Valid during Plan
+};
+
+// A step's sequences: `paged` (decode first, then prefill) read K and V from the cache, in which this step's rows are
+// already written; `ragged` attend to their own rows only.
+struct AttentionStep {
+  std::vector<SequenceRows> paged;
+  std::vector<SequenceRows> ragged;
+  int64_t page_size = 16;
+  int64_t num_decode = 0;  // the first so many of `paged` have one row
+};
+
+// What is constant for a layer.
+struct AttentionLayer {
+  int64_t index = 0;  // in the KV cache
+  int64_t num_heads = 0;
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 0;
+  double scale = 1.0;
+  int64_t window = 0;  // a row at position p attends to (p - window, p]; 0: no window
+  bool causal = true;
+};
+
+// What a backend must be able to do; checked when the model is planned.
+struct AttentionNeeds {
+  int64_t num_heads = 0;
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 0;
+  at::ScalarType dtype = at::kFloat;
+  at::Device device = at::kCPU;
+  bool causal = true;
+  bool window = false;
+};
+
+class AttentionBackend {
+ public:
+  virtual ~AttentionBackend() = default;
+  // Such as "eager", "sdpa:MATH" or "flash_attention_2:cpu"; goes to the load report.
+  virtual const std::string& name() const = 0;
+  virtual void Plan(const AttentionStep& step) = 0;
+  // q: [tokens, heads, head_dim]; k, v: [tokens, kv_heads, head_dim], read for ragged rows only; kv may be null if
+  // nothing is paged. Result: [tokens, heads * head_dim], of q's dtype.
+  virtual at::Tensor Run(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                         const KvCache* kv) = 0;
+};
+
+// SDPA's implementations, in the order to try.
+enum class SdpaBackend { kCudnn, kFlash, kEfficient, kMath };
+
+// UNIMPLEMENTED, with the reason, where `name` cannot do `needs` in this build or on this device: the caller takes the
+// next rung. `sdpa_order` governs "sdpa"; empty leaves libtorch its own choice.
+absl::StatusOr<std::unique_ptr<AttentionBackend>> MakeAttention(const std::string& name, const AttentionNeeds& needs,
+                                                                std::span<const SdpaBackend> sdpa_order);
+
+}  // namespace automodeld
+
+#endif  // KERNELS_ATTENTION_H_

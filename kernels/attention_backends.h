@@ -1,0 +1,29 @@
+// The makers behind MakeAttention, one per file. Each gives UNIMPLEMENTED with the reason where it cannot do `needs`.
+#ifndef KERNELS_ATTENTION_BACKENDS_H_
+#define KERNELS_ATTENTION_BACKENDS_H_
+
+#include <absl/status/statusor.h>
+
+#include <memory>
+#include <span>
+#include <string>
+
+#include "kernels/attention.h"
+
+namespace automodeld {
+
+using AttentionOr = absl::StatusOr<std::unique_ptr<AttentionBackend>>;
+
+AttentionOr MakeEagerAttention(const AttentionNeeds& needs);
+AttentionOr MakeSdpaAttention(const AttentionNeeds& needs, std::span<const SdpaBackend> order);
+AttentionOr MakeCpuFlashAttention(const AttentionNeeds& needs);
+
+// Which keys a row sees, as additive values: 0 where the row may look, minus infinity elsewhere.
+// contexts: [batch] int64, the tokens of each sequence. The `rows` rows of a sequence are its last ones. Result:
+// [batch, 1, rows, keys] of `options`; its rows lie a multiple of 16 elements apart, as CUDA kernels want.
+at::Tensor AttentionMask(const at::Tensor& contexts, int64_t rows, int64_t keys, const AttentionLayer& layer,
+                         at::TensorOptions options);
+
+}  // namespace automodeld
+
+#endif  // KERNELS_ATTENTION_BACKENDS_H_

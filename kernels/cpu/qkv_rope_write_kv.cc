@@ -1,0 +1,213 @@
+// For each token and head of q and k: n = x / rms(x) * w (if there is a w), then with halves a, b of the rotated part
+//   a' = a cos - b sin;  b' = b cos + a sin
+// each product rounded as in eager/qkv_rope_write_kv.cc; k' and v go to the token's cache slot on the way.
+// Reads qkv once; writes q, k and the slots. v, and q and k where nothing changes them, are views of qkv.
+#include <cmath>
+
+#include "kernels/cpu/rows.h"
+#include "kernels/cpu/simd.h"
+#include "kernels/dispatch.h"
+#include "kernels/eager/eager.h"
+#include "kernels/op_samples.h"
+#include "kernels/registry.h"
+#include "kernels/tensors.h"
+
+namespace automodeld {
+namespace {
+
+template <typename T>
+struct RopeArgs {
+  const T *qkv, *q_norm, *k_norm;    // norms may be null
+  const float* cos_sin;              // [max_positions, 2, half]; null: no rotation
+  const int64_t *positions, *slots;  // slots may be null
+  T *q, *k, *k_cache, *v_cache;      // q and k null: nothing changes them
+  int64_t qkv_stride, heads, kv_heads, head_dim, half;
+  int64_t page_size, page_stride, slot_stride;
+  float eps;
+};
+
+template <typename T>
+struct RopeRows {
+  template <int W>
+  AUTOMODELD_INLINE static void Normalize(const T* x, const T* weight, float eps, int64_t n, T* y) {
+    Floats<W> squares = {};
+    for (int64_t i = 0; i < n; i += W) {
+      const Floats<W> v = LoadPart<W>(x + i, n - i);
+      squares += v * v;
+    }
+    const float scale = 1.0f / std::sqrt(Sum<W>(squares) / static_cast<float>(n) + eps);
+    for (int64_t i = 0; i < n; i += W) {
+      const Floats<W> normal = RoundTo<W, T>(LoadPart<W>(x + i, n - i) * scale);
+      StorePart<W>(y + i, normal * LoadPart<W>(weight + i, n - i), n - i);
+    }
+  }
+
+  template <int W>
+  AUTOMODELD_INLINE static void Rotate(const T* x, const float* cosine, const float* sine, int64_t half, T* y) {
+    for (int64_t i = 0; i < half; i += W) {
+      const int64_t left = half - i;
+      const Floats<W> a = LoadPart<W>(x + i, left), b = LoadPart<W>(x + half + i, left);
+      const Floats<W> c = RoundTo<W, T>(LoadPart<W>(cosine + i, left)), s = RoundTo<W, T>(LoadPart<W>(sine + i, left));
+      StorePart<W>(y + i, RoundTo<W, T>(a * c) - RoundTo<W, T>(b * s), left);
+      StorePart<W>(y + half + i, RoundTo<W, T>(b * c) + RoundTo<W, T>(a * s), left);
+    }
+  }
+
+  template <int W>
+  AUTOMODELD_INLINE static void Head(const RopeArgs<T>& a, const T* x, const T* weight, const float* cos_sin, T* y) {
+    if (weight != nullptr) {
+      Normalize<W>(x, weight, a.eps, a.head_dim, y);
+      x = y;
+    }
+    const int64_t rotated = cos_sin != nullptr ? 2 * a.half : 0;
+    if (rotated > 0) Rotate<W>(x, cos_sin, cos_sin + a.half, a.half, y);
+    if (x != y) std::memcpy(y + rotated, x + rotated, static_cast<size_t>(a.head_dim - rotated) * sizeof(T));
+  }
+
+  template <int W>
+  AUTOMODELD_INLINE static void Run(const RopeArgs<T>* args, int64_t begin, int64_t end) {
+    const RopeArgs<T> a = *args;
+    const int64_t q_width = a.heads * a.head_dim, kv_width = a.kv_heads * a.head_dim;
+    for (int64_t token = begin; token < end; ++token) {
+      const T* q = a.qkv + token * a.qkv_stride;
+      const T* k = q + q_width;
+      const float* cos_sin = a.cos_sin != nullptr ? a.cos_sin + a.positions[token] * 2 * a.half : nullptr;
+      if (a.q != nullptr) {
+        T *q_out = a.q + token * q_width, *k_out = a.k + token * kv_width;
+        for (int64_t d = 0; d < q_width; d += a.head_dim) Head<W>(a, q + d, a.q_norm, cos_sin, q_out + d);
+        for (int64_t d = 0; d < kv_width; d += a.head_dim) Head<W>(a, k + d, a.k_norm, cos_sin, k_out + d);
+      }
+      if (a.slots == nullptr) continue;
+      const int64_t slot = a.slots[token];
+      const int64_t offset = slot / a.page_size * a.page_stride + slot % a.page_size * a.slot_stride;
+      const size_t bytes = static_cast<size_t>(kv_width) * sizeof(T);
+      std::memcpy(a.k_cache + offset, a.q != nullptr ? a.k + token * kv_width : k, bytes);
+      std::memcpy(a.v_cache + offset, k + kv_width, bytes);
+    }
+  }
+};
+
+void CheckRange(const char* what, const at::Tensor& indices, int64_t end) {
+  const int64_t* values = indices.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < indices.numel(); ++i) {
+    TORCH_CHECK(values[i] >= 0 && values[i] < end, "qkv_rope_write_kv: ", what, " ", values[i], " is outside 0..",
+                end - 1);
+  }
+}
+
+bool IsPlainCache(const at::Tensor& cache, at::ScalarType type) {
+  return cache.scalar_type() == type && cache.stride(3) == 1 && cache.stride(2) == cache.size(3);
+}
+
+template <typename T>
+const T* DataOrNull(const at::Tensor& x) {
+  return x.defined() ? x.const_data_ptr<T>() : nullptr;
+}
+
+at::Tensor DenseOrUndefined(const std::optional<at::Tensor>& x) {
+  return IsDefined(x) ? x->contiguous() : at::Tensor();
+}
+
+// The op's arguments, made dense; undefined where there is none.
+struct RopeTensors {
+  at::Tensor qkv, q_norm, k_norm, cos_sin, positions, k_cache, v_cache, slots;
+  int64_t heads, kv_heads, head_dim;
+  float eps;
+
+  bool changes() const { return cos_sin.defined() || q_norm.defined() || k_norm.defined(); }  // anything of q and k
+};
+
+template <typename T>
+void Run(const RopeTensors& t, at::Tensor& q, at::Tensor& k) {
+  const bool changes = t.changes(), write = t.slots.defined();
+  const RopeArgs<T> args{.qkv = t.qkv.const_data_ptr<T>(),
+                         .q_norm = DataOrNull<T>(t.q_norm),
+                         .k_norm = DataOrNull<T>(t.k_norm),
+                         .cos_sin = DataOrNull<float>(t.cos_sin),
+                         .positions = DataOrNull<int64_t>(t.positions),
+                         .slots = DataOrNull<int64_t>(t.slots),
+                         .q = changes ? q.mutable_data_ptr<T>() : nullptr,
+                         .k = changes ? k.mutable_data_ptr<T>() : nullptr,
+                         .k_cache = write ? t.k_cache.mutable_data_ptr<T>() : nullptr,
+                         .v_cache = write ? t.v_cache.mutable_data_ptr<T>() : nullptr,
+                         .qkv_stride = t.qkv.stride(0),
+                         .heads = t.heads,
+                         .kv_heads = t.kv_heads,
+                         .head_dim = t.head_dim,
+                         .half = t.cos_sin.defined() ? t.cos_sin.size(2) : 0,
+                         .page_size = write ? t.k_cache.size(1) : 1,
+                         .page_stride = write ? t.k_cache.stride(0) : 0,
+                         .slot_stride = write ? t.k_cache.stride(1) : 0,
+                         .eps = t.eps};
+  ForRows(t.qkv.size(0), 2 * t.qkv.size(1),
+          [&](int64_t begin, int64_t end) { RunSimd<RopeRows<T>>(&args, begin, end); });
+}
+
+bool HasType(const at::Tensor& x, at::ScalarType type) { return !x.defined() || x.scalar_type() == type; }
+
+// The layouts that the kernel walks; the eager version takes the others.
+bool IsPlain(const RopeTensors& t) {
+  const at::ScalarType type = t.qkv.scalar_type();
+  if (t.qkv.dim() != 2 || !HasType(t.q_norm, type) || !HasType(t.k_norm, type)) return false;
+  return !t.slots.defined() ||
+         (IsPlainCache(t.k_cache, type) && IsPlainCache(t.v_cache, type) && t.k_cache.strides() == t.v_cache.strides());
+}
+
+void CheckArguments(const RopeTensors& t) {
+  const int64_t all_heads = t.heads + 2 * t.kv_heads;
+  TORCH_CHECK(t.qkv.size(1) % all_heads == 0, "qkv_rope_write_kv: qkv has ", t.qkv.size(1),
+              " columns, expected a multiple of heads + 2 * kv_heads = ", all_heads);
+  if (t.q_norm.defined()) CheckShape("qkv_rope_write_kv: q_norm", t.q_norm, {t.head_dim});
+  if (t.k_norm.defined()) CheckShape("qkv_rope_write_kv: k_norm", t.k_norm, {t.head_dim});
+  if (t.cos_sin.defined()) {
+    TORCH_CHECK(2 * t.cos_sin.size(2) <= t.head_dim, "qkv_rope_write_kv: cos_sin rotates ", 2 * t.cos_sin.size(2),
+                " of ", t.head_dim, " dimensions");
+    CheckShape("qkv_rope_write_kv: positions", t.positions, {t.qkv.size(0)});
+    CheckRange("position", t.positions, t.cos_sin.size(0));
+  }
+  if (t.slots.defined()) {
+    CheckShape("qkv_rope_write_kv: kv_slots", t.slots, {t.qkv.size(0)});
+    CheckRange("KV slot", t.slots, t.k_cache.size(0) * t.k_cache.size(1));
+  }
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> QkvRopeWriteKv(
+    const at::Tensor& qkv, int64_t heads, int64_t kv_heads, const std::optional<at::Tensor>& q_norm,
+    const std::optional<at::Tensor>& k_norm, double eps, const std::optional<at::Tensor>& cos_sin,
+    const at::Tensor& positions, const std::optional<at::Tensor>& k_cache, const std::optional<at::Tensor>& v_cache,
+    const std::optional<at::Tensor>& kv_slots) {
+  const RopeTensors t{.qkv = DenseRows(qkv),
+                      .q_norm = DenseOrUndefined(q_norm),
+                      .k_norm = DenseOrUndefined(k_norm),
+                      .cos_sin = DenseOrUndefined(cos_sin),
+                      .positions = DenseOrUndefined(positions),
+                      .k_cache = k_cache.value_or(at::Tensor()),
+                      .v_cache = v_cache.value_or(at::Tensor()),
+                      .slots = DenseOrUndefined(kv_slots),
+                      .heads = heads,
+                      .kv_heads = kv_heads,
+                      .head_dim = qkv.size(-1) / (heads + 2 * kv_heads),
+                      .eps = static_cast<float>(eps)};
+  if (!IsPlain(t)) {
+    return eager::QkvRopeWriteKv(qkv, heads, kv_heads, q_norm, k_norm, eps, cos_sin, positions, k_cache, v_cache,
+                                 kv_slots);
+  }
+  CheckArguments(t);
+  const int64_t tokens = qkv.size(0);
+  const at::Tensor all = t.qkv.as_strided({tokens, heads + 2 * kv_heads, t.head_dim}, {t.qkv.stride(0), t.head_dim, 1});
+  at::Tensor q = all.narrow(1, 0, heads), k = all.narrow(1, heads, kv_heads);
+  if (t.changes()) {
+    q = at::empty({tokens, heads, t.head_dim}, qkv.options());
+    k = at::empty({tokens, kv_heads, t.head_dim}, qkv.options());
+  }
+  if (t.changes() || t.slots.defined()) {
+    DispatchFloats("qkv_rope_write_kv", qkv, [&](auto zero) { Run<decltype(zero)>(t, q, k); });
+  }
+  return {q, k, all.narrow(1, heads + kv_heads, kv_heads)};
+}
+
+const bool registered =
+    RegisterKernel(&Ops::qkv_rope_write_kv, at::kCPU, FusedDtypes(), QkvRopeWriteKv, QkvRopeWriteKvSamples);
+
+}  // namespace
+}  // namespace automodeld

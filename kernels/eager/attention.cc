@@ -1,0 +1,75 @@
+// softmax(scale * q k^T + mask) v for one sequence after the other, in float32: the definition.
+#include <limits>
+#include <optional>
+
+#include "kernels/attention_backends.h"
+
+namespace automodeld {
+namespace {
+
+// One sequence's rows, and its pages as a tensor (undefined for ragged).
+struct EagerSequence {
+  int64_t first_row, num_rows, context;
+  at::Tensor pages;
+};
+
+// cache: [pages, page_size, kv_heads, head_dim] -> [context, kv_heads, head_dim]
+at::Tensor Gather(const at::Tensor& cache, const EagerSequence& sequence) {
+  return cache.index_select(0, sequence.pages).flatten(0, 1).narrow(0, 0, sequence.context);
+}
+
+// x: [tokens, heads, head_dim] -> [heads, tokens, head_dim] in float32, each head `repeat` times
+at::Tensor Heads(const at::Tensor& x, int64_t repeat) {
+  return x.to(at::kFloat).repeat_interleave(repeat, 1).transpose(0, 1);
+}
+
+at::Tensor Attend(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  const int64_t group = layer.num_heads / layer.num_kv_heads;
+  const at::Tensor scores = at::matmul(Heads(q, 1), Heads(k, group).transpose(1, 2)) * layer.scale;
+  const at::Tensor context = at::full({1}, k.size(0), q.options().dtype(at::kLong));
+  const at::Tensor mask = AttentionMask(context, q.size(0), k.size(0), layer, scores.options());
+  return at::matmul((scores + mask.squeeze(0)).softmax(-1), Heads(v, group)).transpose(0, 1).flatten(1);
+}
+
+class EagerAttention final : public AttentionBackend {
+ public:
+  explicit EagerAttention(at::Device device) : device_(device) {}
+
+  const std::string& name() const override { return name_; }
+
+  void Plan(const AttentionStep& step) override {
+    sequences_.clear();
+    for (const SequenceRows& rows : step.paged) {
+      const at::Tensor pages = at::empty({(rows.context + step.page_size - 1) / step.page_size}, at::kInt);
+      TORCH_CHECK(static_cast<int64_t>(rows.pages.size()) >= pages.size(0), "attention: ", rows.pages.size(),
+                  " pages of ", step.page_size, " tokens cannot hold ", rows.context, " tokens");
+      std::copy_n(rows.pages.data(), pages.size(0), pages.data_ptr<int32_t>());
+      sequences_.push_back({rows.first_row, rows.num_rows, rows.context, pages.to(device_)});
+    }
+    for (const SequenceRows& rows : step.ragged)
+      sequences_.push_back({rows.first_row, rows.num_rows, rows.num_rows, {}});
+  }
+
+  at::Tensor Run(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                 const KvCache* kv) override {
+    at::Tensor out = at::zeros({q.size(0), q.size(1) * q.size(2)}, q.options());
+    for (const EagerSequence& s : sequences_) {
+      const bool paged = s.pages.defined();
+      const at::Tensor keys = paged ? Gather(kv->keys(layer.index), s) : k.narrow(0, s.first_row, s.num_rows);
+      const at::Tensor values = paged ? Gather(kv->values(layer.index), s) : v.narrow(0, s.first_row, s.num_rows);
+      out.narrow(0, s.first_row, s.num_rows).copy_(Attend(layer, q.narrow(0, s.first_row, s.num_rows), keys, values));
+    }
+    return out;
+  }
+
+ private:
+  const std::string name_ = "eager";
+  at::Device device_;
+  std::vector<EagerSequence> sequences_;
+};
+
+}  // namespace
+
+AttentionOr MakeEagerAttention(const AttentionNeeds& needs) { return std::make_unique<EagerAttention>(needs.device); }
+
+}  // namespace automodeld

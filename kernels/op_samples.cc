@@ -1,0 +1,184 @@
+#include "kernels/op_samples.h"
+
+#include <fmt/format.h>
+
+namespace automodeld {
+namespace {
+
+enum class Layout { kDense, kStrided, kMisaligned };
+
+struct MatrixCase {
+  int64_t rows, width;
+  Layout layout = Layout::kDense;
+};
+
+const std::vector<MatrixCase> kMatrices = {{1, 64},
+                                           {0, 64},
+                                           {64, 256},
+                                           {3, 1},
+                                           {5, 129},
+                                           {2, 4099},
+                                           {7, 384, Layout::kStrided},
+                                           {7, 33, Layout::kStrided},
+                                           {4, 1024, Layout::kMisaligned},
+                                           {3, 77, Layout::kMisaligned},
+                                           {96, 1024}};
+
+std::string Name(const MatrixCase& c) {
+  const char* layout = c.layout == Layout::kDense ? "" : c.layout == Layout::kStrided ? ", rows apart" : ", misaligned";
+  return fmt::format("{} x {}{}", c.rows, c.width, layout);
+}
+
+at::Tensor Make(SampleTensors& make, const MatrixCase& c, int64_t columns_per_width = 1) {
+  const std::vector<int64_t> sizes = {c.rows, columns_per_width * c.width};
+  if (c.layout == Layout::kStrided) return make.Strided(sizes);
+  return c.layout == Layout::kMisaligned ? make.Misaligned(sizes) : make.Normal(sizes);
+}
+
+SampleResult Results(const NormResult& result) {
+  return {std::get<0>(result), std::get<1>(result), std::get<2>(result)};
+}
+
+Sample NormSample(const MatrixCase& c, bool residual, bool layer_norm) {
+  const auto run = [c, residual, layer_norm](const Ops& ops, SampleTensors& make) {
+    const at::Tensor x = Make(make, c);
+    std::optional<at::Tensor> other;
+    if (residual) other = Make(make, c);
+    const at::Tensor weight = make.Normal({c.width}), bias = make.Normal({c.width});
+    return layer_norm ? Results(ops.layer_norm(x, other, weight, bias, 1e-12, false))
+                      : Results(ops.rms_norm(x, other, weight, 1e-6, false));
+  };
+  return {Name(c) + (residual ? " and a residual" : ""), c.rows * c.width * (residual ? 4 : 2), run};
+}
+
+std::vector<Sample> NormSamples(bool layer_norm) {
+  std::vector<Sample> samples;
+  for (const MatrixCase& c : kMatrices) {
+    samples.push_back(NormSample(c, false, layer_norm));
+    samples.push_back(NormSample(c, true, layer_norm));
+  }
+  return samples;
+}
+
+struct QkvCase {
+  int64_t tokens, heads, kv_heads, head_dim, rotary_dim;
+  bool norm = false, cache = true;
+  Layout layout = Layout::kDense;
+};
+
+SampleResult RunQkv(const QkvCase& c, const Ops& ops, SampleTensors& make) {
+  constexpr int64_t kPositions = 40, kPages = 9, kPageSize = 8, kLayers = 2;
+  const at::Tensor qkv = Make(make, {c.tokens, (c.heads + 2 * c.kv_heads) * c.head_dim, c.layout});
+  std::optional<at::Tensor> q_norm, k_norm, cos_sin, keys, values, slots;
+  if (c.norm) {
+    q_norm = make.Normal({c.head_dim});
+    k_norm = make.Normal({c.head_dim});
+  }
+  if (c.rotary_dim > 0) cos_sin = make.Float({kPositions, 2, c.rotary_dim / 2});
+  const at::Tensor positions = make.Integers({c.tokens}, kPositions);
+  if (!c.cache) {
+    const auto [q, k, v] =
+        ops.qkv_rope_write_kv(qkv, c.heads, c.kv_heads, q_norm, k_norm, 1e-6, cos_sin, positions, keys, values, slots);
+    return {q, k, v};
+  }
+  const at::Tensor cache = make.Filled({kPages, kLayers, 2, kPageSize, c.kv_heads, c.head_dim}, 7.0);
+  keys = cache.select(1, 1).select(1, 0);
+  values = cache.select(1, 1).select(1, 1);
+  slots = make.Permutation(c.tokens, kPages * kPageSize);
+  const auto [q, k, v] =
+      ops.qkv_rope_write_kv(qkv, c.heads, c.kv_heads, q_norm, k_norm, 1e-6, cos_sin, positions, keys, values, slots);
+  return {q, k, v, cache};
+}
+
+struct SamplingCase {
+  std::string name;
+  double temperature, top_p, min_p;
+  int64_t top_k;
+};
+
+const std::vector<SamplingCase> kSamplings = {{"greedy", 0.0, 1.0, 0.0, 0},
+                                              {"plain", 1.0, 1.0, 0.0, 0},
+                                              {"cold", 0.1, 1.0, 0.0, 0},
+                                              {"hot", 20.0, 1.0, 0.0, 0},
+                                              {"top_k 1", 1.0, 1.0, 0.0, 1},
+                                              {"top_k 40", 0.8, 1.0, 0.0, 40},
+                                              {"top_k above the vocabulary", 1.0, 1.0, 0.0, 1 << 30},
+                                              {"top_p", 1.0, 0.9, 0.0, 0},
+                                              {"top_p 0", 1.0, 0.0, 0.0, 0},
+                                              {"top_p hot", 20.0, 0.5, 0.0, 0},
+                                              {"min_p", 1.0, 1.0, 0.1, 0},
+                                              {"all filters", 0.7, 0.95, 0.05, 50}};
+
+// Logits from a grid have ties, as 16-bit ones do.
+Sample SamplingSample(const SamplingCase& c, int64_t rows, int64_t vocab, bool ties) {
+  const auto run = [c, rows, vocab, ties](const Ops& ops, SampleTensors& make) -> SampleResult {
+    at::Tensor logits = make.Normal({rows, vocab}, 3.0);
+    if (ties) logits = logits.mul(2).round().div(2);
+    const auto fill = [&](double value) { return at::full({rows}, value, logits.options().dtype(at::kFloat)); };
+    const at::Tensor top_k = at::full({rows}, c.top_k, logits.options().dtype(at::kLong));
+    const at::Tensor seeds = make.Integers({rows}, int64_t{1} << 62), positions = make.Integers({rows}, 1000);
+    return {ops.sample(logits, fill(c.temperature), top_k, fill(c.top_p), fill(c.min_p), seeds, positions)};
+  };
+  return {fmt::format("{} {} x {}{}", c.name, rows, vocab, ties ? ", ties" : ""), rows * vocab, run};
+}
+
+}  // namespace
+
+std::vector<Sample> RmsNormSamples() { return NormSamples(/*layer_norm=*/false); }
+
+std::vector<Sample> LayerNormSamples() { return NormSamples(/*layer_norm=*/true); }
+
+std::vector<Sample> ActMulSamples() {
+  std::vector<Sample> samples;
+  for (const std::string activation : {"silu", "gelu", "gelu_tanh"}) {
+    for (const MatrixCase& c : kMatrices) {
+      const auto run = [c, activation](const Ops& ops, SampleTensors& make) -> SampleResult {
+        const auto [y, scale] = ops.act_mul(Make(make, c, 2), activation, false);
+        return {y, scale};
+      };
+      samples.push_back({activation + " " + Name(c), 3 * c.rows * c.width, run});
+    }
+  }
+  return samples;
+}
+
+std::vector<Sample> QkvRopeWriteKvSamples() {
+  const std::vector<QkvCase> cases = {{1, 4, 2, 64, 64},
+                                      {0, 4, 2, 64, 64},
+                                      {33, 6, 6, 32, 32},
+                                      {17, 7, 1, 128, 128, /*norm=*/true},
+                                      {5, 4, 4, 80, 32},  // a part is rotated
+                                      {5, 4, 4, 80, 32, /*norm=*/true},
+                                      {6, 3, 1, 34, 34},                 // an odd half
+                                      {9, 12, 12, 32, 0, false, false},  // an encoder: a plain split
+                                      {9, 4, 2, 32, 32, false, false},   // no cache
+                                      {9, 4, 2, 32, 0, true, true},      // norm without rotation
+                                      {9, 4, 2, 32, 0, false, true},     // cache only
+                                      {11, 4, 2, 64, 64, true, true, Layout::kStrided},
+                                      {11, 4, 2, 64, 64, false, true, Layout::kMisaligned},
+                                      {64, 16, 8, 128, 128, true}};
+  std::vector<Sample> samples;
+  for (const QkvCase& c : cases) {
+    const std::string name = fmt::format("{} tokens, {}/{} heads of {}, {} rotated{}{}{}", c.tokens, c.heads,
+                                         c.kv_heads, c.head_dim, c.rotary_dim, c.norm ? ", norm" : "",
+                                         c.cache ? ", cache" : "", c.layout == Layout::kDense ? "" : ", odd layout");
+    const int64_t elements = c.tokens * c.head_dim * (2 * c.heads + (c.cache ? 5 : 3) * c.kv_heads);
+    samples.push_back({name, elements, [c](const Ops& ops, SampleTensors& make) { return RunQkv(c, ops, make); }});
+  }
+  return samples;
+}
+
+std::vector<Sample> SampleSamples() {
+  std::vector<Sample> samples;
+  for (const SamplingCase& c : kSamplings) {
+    samples.push_back(SamplingSample(c, 8, 4096, false));
+    samples.push_back(SamplingSample(c, 16, 1000, true));
+    samples.push_back(SamplingSample(c, 5, 7, false));
+    samples.push_back(SamplingSample(c, 3, 1, false));
+    samples.push_back(SamplingSample(c, 0, 100, false));
+  }
+  samples.push_back(SamplingSample(kSamplings.back(), 1, 151936, false));
+  return samples;
+}
+
+}  // namespace automodeld

@@ -1,0 +1,69 @@
+#include "kernels/ops.h"
+
+#include <algorithm>
+
+#include "kernels/eager/eager.h"
+#include "kernels/registry.h"
+
+namespace automodeld {
+namespace {
+
+constexpr char kRmsNorm[] =
+    "rms_norm(Tensor x, Tensor? residual, Tensor weight, float eps, bool quantize) -> (Tensor, Tensor, Tensor)";
+constexpr char kLayerNorm[] =
+    "layer_norm(Tensor x, Tensor? residual, Tensor weight, Tensor bias, float eps, bool quantize) -> "
+    "(Tensor, Tensor, Tensor)";
+constexpr char kQkvRopeWriteKv[] =
+    "qkv_rope_write_kv(Tensor qkv, int heads, int kv_heads, Tensor? q_norm, Tensor? k_norm, float eps, "
+    "Tensor? cos_sin, Tensor positions, Tensor(a!)? k_cache, Tensor(b!)? v_cache, Tensor? kv_slots) -> "
+    "(Tensor, Tensor, Tensor)";
+constexpr char kActMul[] = "act_mul(Tensor gate_up, str activation, bool quantize) -> (Tensor, Tensor)";
+constexpr char kSample[] =
+    "sample(Tensor logits, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p, Tensor seeds, "
+    "Tensor positions) -> Tensor";
+
+bool Fits(const Kernel& kernel, at::Device device, at::ScalarType dtype) {
+  return kernel.device == device.type() && std::ranges::find(kernel.dtypes, dtype) != kernel.dtypes.end();
+}
+
+std::string WhyUnpatched(const std::string& op, at::Device device, at::ScalarType dtype) {
+  const bool other_dtype = std::ranges::any_of(
+      RegisteredKernels(), [&](const Kernel& k) { return k.op == op && k.device == device.type(); });
+  const std::string what = op + ": no fused version for " + VersionName(device.type());
+  return other_dtype ? what + " and " + c10::toString(dtype) : what;
+}
+
+}  // namespace
+
+std::string VersionName(at::DeviceType device) { return c10::DeviceTypeName(device, /*lower_case=*/true); }
+
+std::vector<Kernel>& RegisteredKernels() {
+  static std::vector<Kernel> kernels;
+  return kernels;
+}
+
+Ops EagerOps() {
+  return {.rms_norm = {"rms_norm", kRmsNorm, "eager", eager::RmsNorm},
+          .layer_norm = {"layer_norm", kLayerNorm, "eager", eager::LayerNorm},
+          .qkv_rope_write_kv = {"qkv_rope_write_kv", kQkvRopeWriteKv, "eager", eager::QkvRopeWriteKv},
+          .act_mul = {"act_mul", kActMul, "eager", eager::ActMul},
+          .sample = {"sample", kSample, "eager", eager::Sample}};
+}
+
+FusedOps FindFusedOps(const Ops& eager, at::Device device, at::ScalarType dtype) {
+  FusedOps found{.ops = eager, .patched = {}, .unpatched = {}};
+  for (const std::string& op : {eager.rms_norm.name, eager.layer_norm.name, eager.qkv_rope_write_kv.name,
+                                eager.act_mul.name, eager.sample.name}) {
+    const auto kernel = std::ranges::find_if(RegisteredKernels(),
+                                             [&](const Kernel& k) { return k.op == op && Fits(k, device, dtype); });
+    if (kernel == RegisteredKernels().end()) {
+      found.unpatched.push_back(WhyUnpatched(op, device, dtype));
+      continue;
+    }
+    kernel->install(found.ops);
+    found.patched.emplace_back(op, VersionName(device.type()));
+  }
+  return found;
+}
+
+}  // namespace automodeld

@@ -1,0 +1,61 @@
+#include "server/call.h"
+
+#include <fmt/format.h>
+
+#include <new>
+#include <utility>
+
+#include "server/convert.h"
+#include "server/wire.h"
+
+namespace automodeld {
+
+Call::Call(const Services& services, grpc::CallbackServerContext* context, const char* method)
+    : services_(services),
+      context_(context),
+      deadline_(ToTime(context->deadline())),
+      record_(services.metrics, method) {}
+
+absl::Status Call::Enter(const grpc::ByteBuffer& bytes, google::protobuf::Message* request) {
+  ticket_ = services_.gate->Enter();
+  if (!ticket_) return absl::UnavailableError("draining: the daemon takes no new calls");
+  return Parse(bytes, request);
+}
+
+absl::StatusOr<std::shared_ptr<const ServedModel>> Call::Find(const std::string& model) {
+  if (model.empty()) return Missing("model");
+  auto found = services_.registry->Find(model);
+  if (found.ok()) record_.SetModel(model);
+  return found;
+}
+
+absl::Status Call::Post(WorkerPool* pool, std::function<void()> work) {
+  if (pool->Post(std::move(work))) return absl::OkStatus();
+  const int limit = pool->max_waiting();
+  return absl::ResourceExhaustedError(
+      fmt::format("queue is full: {} calls waiting for a thread (--max-queue-size {})", limit, limit));
+}
+
+void Call::Close(absl::StatusCode code) {
+  const bool lost = code == absl::StatusCode::kOk && context_->IsCancelled();
+  record_.End(lost ? CancelStatus().code() : code);
+  ticket_.reset();
+  std::exchange(self_, nullptr).reset();
+}
+
+absl::Status Call::CancelStatus() const {
+  if (absl::Now() >= deadline_) return absl::DeadlineExceededError("the call's deadline has passed");
+  return absl::CancelledError("the client cancelled the call");
+}
+
+absl::Status Guarded(const std::function<absl::Status()>& work) {
+  try {
+    return work();
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("out of memory");
+  } catch (const std::exception& error) {
+    return absl::InternalError(fmt::format("unexpected: {}", error.what()));
+  }
+}
+
+}  // namespace automodeld

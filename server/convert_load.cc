@@ -1,0 +1,209 @@
+#include "server/convert_load.h"
+
+#include <absl/strings/ascii.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <filesystem>
+#include <limits>
+#include <span>
+
+#include "core/status.h"
+#include "server/convert.h"
+
+namespace automodeld {
+namespace {
+
+constexpr size_t kMaxJsonBytes = 1U << 20U;
+constexpr int kMaxTokens = 1'048'576;
+
+absl::Status CheckOneOf(std::string_view field, const std::string& value, std::span<const char* const> allowed) {
+  if (std::find(allowed.begin(), allowed.end(), value) != allowed.end()) return absl::OkStatus();
+  return absl::InvalidArgumentError(fmt::format("{}: \"{}\" is none of {}", field, value, fmt::join(allowed, ", ")));
+}
+
+bool IsNameCharacter(char c) {
+  return absl::ascii_isalnum(static_cast<unsigned char>(c)) || std::string_view("._/:@+-").find(c) != std::string::npos;
+}
+
+absl::Status CheckName(const std::string& name) {
+  if (name.empty()) return Missing("model");
+  RETURN_IF_ERROR(CheckSize("model", name.size(), 1, 128, "bytes"));
+  if (std::all_of(name.begin(), name.end(), IsNameCharacter)) return absl::OkStatus();
+  return absl::InvalidArgumentError("model: a name has only characters of [A-Za-z0-9._/:@+-]");
+}
+
+// The name to serve: the given one, or the last part of the path.
+std::string Name(const v1::LoadModelRequest& request) {
+  if (!request.model().empty()) return request.model();
+  const std::filesystem::path path = std::filesystem::path(request.path()).lexically_normal();
+  return (path.has_filename() ? path : path.parent_path()).filename().string();
+}
+
+absl::Status CheckSource(const v1::LoadModelRequest& request) {
+  switch (request.source_case()) {
+    case v1::LoadModelRequest::kPath:
+      if (request.seed() != 0) return absl::InvalidArgumentError("seed: only with config_json");
+      return CheckSize("path", request.path().size(), 1, 4096, "bytes");
+    case v1::LoadModelRequest::kConfigJson:
+      return CheckSize("config_json", request.config_json().size(), 1, kMaxJsonBytes, "bytes");
+    case v1::LoadModelRequest::SOURCE_NOT_SET:
+      break;
+  }
+  return absl::InvalidArgumentError("source: one of path and config_json must be given");
+}
+
+absl::StatusOr<AutoClass> ToAutoClass(v1::AutoClass auto_class) {
+  switch (auto_class) {
+    case v1::AUTO_CLASS_UNSPECIFIED:
+    case v1::AUTO_CLASS_AUTO:
+      return AutoClass::kAuto;
+    case v1::AUTO_CLASS_CAUSAL_LM:
+      return AutoClass::kCausalLM;
+    case v1::AUTO_CLASS_IMAGE_TEXT_TO_TEXT:
+      return AutoClass::kImageTextToText;
+    case v1::AUTO_CLASS_EMBEDDING:
+      return AutoClass::kEmbedding;
+    default:
+      return CheckRange("auto_class", static_cast<int>(auto_class), 0, static_cast<int>(v1::AutoClass_MAX));
+  }
+}
+
+absl::StatusOr<SdpaMethod> ToSdpaMethod(int method) {
+  switch (method) {
+    case v1::SDPA_METHOD_CUDNN_ATTENTION:
+      return SdpaMethod::kCudnnAttention;
+    case v1::SDPA_METHOD_FLASH_ATTENTION:
+      return SdpaMethod::kFlashAttention;
+    case v1::SDPA_METHOD_EFFICIENT_ATTENTION:
+      return SdpaMethod::kEfficientAttention;
+    case v1::SDPA_METHOD_MATH:
+      return SdpaMethod::kMath;
+    default:
+      return CheckRange("sdpa_method", method, 1, static_cast<int>(v1::SdpaMethod_MAX));
+  }
+}
+
+absl::StatusOr<std::vector<SdpaMethod>> ToSdpaMethods(const v1::LoadModelRequest& request) {
+  RETURN_IF_ERROR(CheckSize("sdpa_method", static_cast<size_t>(request.sdpa_method_size()), 0, 4, "methods"));
+  std::vector<SdpaMethod> methods;
+  for (const int value : request.sdpa_method()) {
+    ASSIGN_OR_RETURN(const SdpaMethod method, ToSdpaMethod(value));
+    if (std::find(methods.begin(), methods.end(), method) != methods.end()) {
+      return absl::InvalidArgumentError(
+          fmt::format("sdpa_method: {} is there twice", v1::SdpaMethod_Name(static_cast<v1::SdpaMethod>(value))));
+    }
+    methods.push_back(method);
+  }
+  return methods;
+}
+
+absl::StatusOr<Fp8Config> ToFp8Config(const v1::Fp8Config& proto) {
+  static constexpr std::array kRecipes = {"tensorwise", "rowwise", "rowwise_with_gw_hp"};
+  Fp8Config config;
+  config.emulate = proto.emulate();
+  config.include_lm_head = proto.include_lm_head();
+  if (proto.has_recipe_name()) config.recipe_name = proto.recipe_name();
+  RETURN_IF_ERROR(CheckOneOf("fp8_config.recipe_name", config.recipe_name, kRecipes));
+  RETURN_IF_ERROR(CheckSize("fp8_config.filter_fqns", static_cast<size_t>(proto.filter_fqns_size()), 0, 256, "names"));
+  config.filter_fqns.assign(proto.filter_fqns().begin(), proto.filter_fqns().end());
+  return config;
+}
+
+absl::Status CheckKvCacheDtype(const std::string& dtype) {
+  static constexpr std::array kDtypes = {"auto", "float32", "float16", "bfloat16", "fp8"};
+  RETURN_IF_ERROR(CheckOneOf("engine.kv_cache_dtype", dtype, kDtypes));
+  return dtype == "fp8" ? NotYet("engine.kv_cache_dtype", dtype) : absl::OkStatus();
+}
+
+absl::StatusOr<EngineConfig> ToEngineConfig(const v1::EngineConfig& proto) {
+  if (proto.has_max_model_len()) {
+    RETURN_IF_ERROR(CheckRange("engine.max_model_len", proto.max_model_len(), 1, kMaxTokens));
+  }
+  if (proto.has_max_num_seqs()) RETURN_IF_ERROR(CheckRange("engine.max_num_seqs", proto.max_num_seqs(), 1, 4096));
+  if (proto.has_max_num_batched_tokens()) {
+    RETURN_IF_ERROR(CheckRange("engine.max_num_batched_tokens", proto.max_num_batched_tokens(), 1, kMaxTokens));
+  }
+  if (proto.has_kv_cache_bytes()) {
+    RETURN_IF_ERROR(
+        CheckRange<int64_t>("engine.kv_cache_bytes", proto.kv_cache_bytes(), 1, std::numeric_limits<int64_t>::max()));
+  }
+  if (proto.has_kv_cache_dtype()) RETURN_IF_ERROR(CheckKvCacheDtype(proto.kv_cache_dtype()));
+  if (proto.enable_prefix_caching()) return NotYet("engine.enable_prefix_caching", "true");
+  EngineConfig config;
+  config.max_model_len = proto.max_model_len();
+  config.max_num_seqs = proto.max_num_seqs();
+  config.max_num_batched_tokens = proto.max_num_batched_tokens();
+  config.kv_cache_bytes = proto.kv_cache_bytes();
+  if (proto.has_kv_cache_dtype()) config.kv_cache_dtype = proto.kv_cache_dtype();
+  if (proto.has_enable_prefix_caching()) config.enable_prefix_caching = proto.enable_prefix_caching();
+  return config;
+}
+
+// "auto", "cpu", "cuda" or "cuda:N".
+absl::Status CheckDevice(const std::string& device) {
+  if (device == "auto" || device == "cpu" || device == "cuda") return absl::OkStatus();
+  constexpr std::string_view kPrefix = "cuda:";
+  int index = -1;
+  const char* end = device.data() + device.size();
+  if (device.starts_with(kPrefix)) {
+    const auto parsed = std::from_chars(device.data() + kPrefix.size(), end, index);
+    if (parsed.ec == std::errc() && parsed.ptr == end && index >= 0) return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(fmt::format("device: \"{}\" is none of auto, cpu, cuda, cuda:N", device));
+}
+
+absl::Status CheckNames(const LoadOptions& options) {
+  static constexpr std::array kDtypes = {"auto", "float32", "float16", "bfloat16"};
+  static constexpr std::array kAttention = {"flash_attention_2", "sdpa", "eager"};
+  RETURN_IF_ERROR(CheckName(options.model));
+  RETURN_IF_ERROR(CheckOneOf("torch_dtype", options.torch_dtype, kDtypes));
+  RETURN_IF_ERROR(CheckOneOf("attn_implementation", options.attn_implementation, kAttention));
+  RETURN_IF_ERROR(CheckDevice(options.device));
+  return CheckSize("config_overrides", options.config_overrides.size(), 0, kMaxJsonBytes, "bytes");
+}
+
+absl::Status CheckLater(const v1::LoadModelRequest& request) {
+  if (!request.revision().empty()) return NotYet("revision", "a revision");
+  if (!request.op_overrides().empty()) return NotYet("op_overrides", "an override");
+  return absl::OkStatus();
+}
+
+// What needs no conversion; what is not given keeps its default.
+void TakeGiven(const v1::LoadModelRequest& request, LoadOptions* options) {
+  options->model = Name(request);
+  options->path = request.path();
+  options->config_json = request.config_json();
+  options->config_overrides = request.config_overrides();
+  options->seed = request.seed();
+  options->allow_unread_tensors = request.allow_unread_tensors();
+  options->check_only = request.check_only();
+  if (request.has_use_liger_kernel()) options->use_liger_kernel = request.use_liger_kernel();
+  if (request.has_use_sdpa_patching()) options->use_sdpa_patching = request.use_sdpa_patching();
+  if (request.has_torch_dtype()) options->torch_dtype = request.torch_dtype();
+  if (request.has_attn_implementation()) options->attn_implementation = request.attn_implementation();
+  if (request.has_device()) options->device = request.device();
+  if (request.has_allow_fallback()) options->allow_fallback = request.allow_fallback();
+}
+
+}  // namespace
+
+absl::StatusOr<LoadOptions> ToLoadOptions(const v1::LoadModelRequest& request) {
+  RETURN_IF_ERROR(CheckSource(request));
+  RETURN_IF_ERROR(CheckLater(request));
+  LoadOptions options;
+  TakeGiven(request, &options);
+  RETURN_IF_ERROR(CheckNames(options));
+  ASSIGN_OR_RETURN(options.auto_class, ToAutoClass(request.auto_class()));
+  ASSIGN_OR_RETURN(options.sdpa_method, ToSdpaMethods(request));
+  ASSIGN_OR_RETURN(options.engine, ToEngineConfig(request.engine()));
+  if (request.has_fp8_config()) {
+    ASSIGN_OR_RETURN(options.fp8_config, ToFp8Config(request.fp8_config()));
+  }
+  return options;
+}
+
+}  // namespace automodeld

@@ -1,0 +1,19 @@
+#include "server/load_log.h"
+
+#include <spdlog/spdlog.h>
+
+namespace automodeld {
+
+void LogLoaded(const LoadReport& report) {
+  const ModelInfo& info = report.info;
+  double seconds = 0;
+  for (const auto& [phase, phase_seconds] : report.phase_seconds) seconds += phase_seconds;
+  spdlog::info("loaded model={} architecture={} dtype={} device={} attention={} parameters={} bytes={} seconds={:.2f}",
+               info.model, info.architecture, info.dtype, info.device, report.attention_backend, info.num_parameters,
+               report.weight_bytes, seconds);
+  for (const LoadAttempt& attempt : report.attempts) {
+    spdlog::warn("model {}: {} failed ({}); {} is used", info.model, attempt.what, attempt.error, attempt.fallback);
+  }
+}
+
+}  // namespace automodeld

@@ -1,0 +1,14 @@
+// What the log says of a model that was loaded.
+#ifndef SERVER_LOAD_LOG_H_
+#define SERVER_LOAD_LOG_H_
+
+#include "core/auto_model.h"
+
+namespace automodeld {
+
+// One INFO line, and a WARNING for each fallback.
+void LogLoaded(const LoadReport& report);
+
+}  // namespace automodeld
+
+#endif  // SERVER_LOAD_LOG_H_

@@ -1,0 +1,31 @@
+// The YAML file of `serve --config`.
+//
+//   listen: 0.0.0.0:50051
+//   max_queue_size: 64
+//   models:
+//     - {model: llama, path: /models/llama, torch_dtype: bfloat16, fp8_config: {recipe_name: rowwise}}
+#ifndef SERVER_OPTIONS_FILE_H_
+#define SERVER_OPTIONS_FILE_H_
+
+#include <absl/status/statusor.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "automodeld/v1/models.pb.h"
+
+namespace automodeld {
+
+struct OptionsFile {
+  std::map<std::string, std::string> values;  // by key; without `models`
+  std::vector<v1::LoadModelRequest> models;
+};
+
+// INVALID_ARGUMENT, naming the key: not YAML, a key twice, a value of the wrong kind, an unknown field of a model.
+// That the keys are known is for the caller to check.
+absl::StatusOr<OptionsFile> ParseOptionsFile(const std::string& yaml);
+
+}  // namespace automodeld
+
+#endif  // SERVER_OPTIONS_FILE_H_

@@ -1,0 +1,169 @@
+"""Loading, unloading, broken checkpoints and the end of the daemon."""
+
+import json
+import signal
+import threading
+
+import grpc
+import pytest
+
+from daemon import BUNDLED, Daemon, models_pb2
+
+
+@pytest.fixture
+def rooted(model_root):
+    with Daemon("--model-root", str(model_root), "--model", f"kjv={BUNDLED}") as daemon:
+        yield daemon, model_root
+
+
+def fails(call, code, *parts):
+    with pytest.raises(grpc.RpcError) as error:
+        call()
+    assert error.value.code() == code, error.value.details()
+    for part in parts:
+        assert part in error.value.details()
+
+
+def test_load_reports_and_unload_frees(rooted):
+    daemon, _ = rooted
+    report = daemon.load("kjv", model="second")
+    assert report.model_info.architecture == "LlamaForCausalLM"
+    assert report.bytes.weights > 1e7 and report.attention_backend
+    assert daemon.generate("second", text="And", max_tokens=4, ignore_eos=True)[1]
+    fails(lambda: daemon.load("kjv", model="second"), grpc.StatusCode.ALREADY_EXISTS)
+    daemon.models.UnloadModel(models_pb2.UnloadModelRequest(model="second"), timeout=30)
+    fails(lambda: daemon.generate("second", text="x"), grpc.StatusCode.NOT_FOUND, "kjv")
+
+
+def test_fp8_falls_back_and_says_so(rooted):
+    daemon, _ = rooted
+    report = daemon.load("kjv", model="fp8", fp8_config=models_pb2.Fp8Config(recipe_name="rowwise"))
+    assert any("fp8" in attempt.what for attempt in report.attempts)
+    fails(lambda: daemon.load("kjv", model="strict", allow_fallback=False,
+                              fp8_config=models_pb2.Fp8Config(recipe_name="rowwise")),
+          grpc.StatusCode.FAILED_PRECONDITION)
+
+
+def test_random_weights_from_a_config(rooted):
+    daemon, _ = rooted
+    config = json.loads((BUNDLED / "config.json").read_text())
+    daemon.load(model="random", config_json=json.dumps(config), seed=3)
+    assert len(daemon.generate("random", ids=[1, 2, 3], max_tokens=5, ignore_eos=True)[1]) == 5
+
+
+def test_path_may_not_leave_the_root(rooted):
+    daemon, root = rooted
+    (root / "link").symlink_to("/etc")
+    for path in ["../kjv", "/etc", "link", "kjv/../../etc"]:
+        with pytest.raises(grpc.RpcError) as error:
+            daemon.load(path, model="x")
+        assert error.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND,
+                                      grpc.StatusCode.FAILED_PRECONDITION)
+        assert str(root) not in error.value.details()
+
+
+def test_broken_checkpoints_do_not_disturb_the_one_that_serves(rooted):
+    daemon, root = rooted
+    stream = daemon.stream("kjv", text="In the beginning", max_tokens=1500, ignore_eos=True)
+    next(stream)
+    weights = root / "kjv" / "model.safetensors"
+    whole = weights.read_bytes()
+    precondition = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT,
+                    grpc.StatusCode.NOT_FOUND)
+    broken = [whole[:100], whole[:-1], whole + b"x", b"", b"\xff" * 64,
+              whole[:9] + bytes([whole[9] ^ 0x20]) + whole[10:]]
+    for content in broken:
+        weights.write_bytes(content)
+        with pytest.raises(grpc.RpcError) as error:
+            daemon.load("kjv", model="broken")
+        assert error.value.code() in precondition, error.value.details()
+    weights.write_bytes(whole)
+    config = json.loads((root / "kjv" / "config.json").read_text())
+    for key, value in dict(hidden_size=128, num_hidden_layers=99, vocab_size=-1).items():
+        (root / "kjv" / "config.json").write_text(json.dumps({**config, key: value}))
+        with pytest.raises(grpc.RpcError) as error:
+            daemon.load("kjv", model="broken")
+        assert error.value.code() in precondition, error.value.details()
+    weights.unlink()
+    with pytest.raises(grpc.RpcError):
+        daemon.load("kjv", model="broken")
+    assert sum(len(m.token_ids) for m in stream) > 1000
+
+
+def test_unload_while_streaming(rooted):
+    daemon, _ = rooted
+    daemon.load("kjv", model="second")
+    stream = daemon.stream("second", text="And", max_tokens=1500, ignore_eos=True)
+    next(stream)
+    daemon.models.UnloadModel(models_pb2.UnloadModelRequest(model="second", drain=False), timeout=30)
+    fails(lambda: list(stream), grpc.StatusCode.UNAVAILABLE)
+    daemon.load("kjv", model="second")
+    stream = daemon.stream("second", text="And", max_tokens=300, ignore_eos=True)
+    next(stream)
+    daemon.models.UnloadModel(models_pb2.UnloadModelRequest(model="second", drain=True), timeout=60)
+    assert sum(len(m.token_ids) for m in stream) >= 290
+
+
+def test_sigterm_drains_and_a_second_is_harmless():
+    with Daemon("--model", f"kjv={BUNDLED}") as daemon:
+        got = []
+        stream = daemon.stream("kjv", text="And", max_tokens=1000, ignore_eos=True)
+        got += next(stream).token_ids
+        reader = threading.Thread(target=lambda: [got.extend(m.token_ids) for m in stream])
+        reader.start()
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.process.send_signal(signal.SIGTERM)
+        reader.join(60)
+        assert len(got) == 1000
+        assert daemon.process.wait(60) == 0
+
+
+def test_new_calls_while_draining_are_unavailable():
+    with Daemon("--model", f"kjv={BUNDLED}") as daemon:
+        stream = daemon.stream("kjv", text="And", max_tokens=1900, ignore_eos=True)
+        next(stream)
+        daemon.process.send_signal(signal.SIGTERM)
+        with pytest.raises(grpc.RpcError) as error:
+            while True:  # until the signal is seen
+                daemon.generate("kjv", text="x", max_tokens=1)
+        assert error.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert sum(len(m.token_ids) for m in stream) > 1800
+        assert daemon.process.wait(60) == 0
+
+
+def test_drain_timeout_ends_what_is_left():
+    with Daemon("--model", f"kjv={BUNDLED}", "--drain-timeout", "100ms") as daemon:
+        stream = daemon.stream("kjv", text="And", max_tokens=1900, ignore_eos=True)
+        next(stream)
+        daemon.process.send_signal(signal.SIGTERM)
+        fails(lambda: list(stream), grpc.StatusCode.UNAVAILABLE)
+        assert daemon.process.wait(30) == 0
+
+
+def test_every_log_line_is_json_without_prompt_text():
+    with Daemon("--model", f"kjv={BUNDLED}") as daemon:
+        daemon.generate("kjv", text="a very secret prompt", max_tokens=4)
+        daemon.stop()
+        lines = [json.loads(line) for line in daemon.logs().splitlines()]
+    assert any("method=Generate" in line["message"] for line in lines)
+    assert "secret" not in json.dumps(lines)
+
+
+def test_memory_returns_after_many_loads(rooted):
+    daemon, _ = rooted
+
+    def resident():
+        status = open(f"/proc/{daemon.process.pid}/status").read()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+    def cycle():
+        daemon.load("kjv", model="again")
+        daemon.generate("again", text="And", max_tokens=8)
+        daemon.models.UnloadModel(models_pb2.UnloadModelRequest(model="again"), timeout=30)
+
+    for _ in range(3):
+        cycle()
+    before = resident()
+    for _ in range(10):
+        cycle()
+    assert resident() - before < 40  # MiB: less than two of the ten copies (22 MiB each) may stay

@@ -1,0 +1,204 @@
+#include "core/model_registry.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <future>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "core/engine/fake_runner.h"
+#include "tests/engine/collecting_sink.h"
+#include "tests/engine/requests.h"
+
+namespace automodeld {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::Pair;
+
+// A registry whose loader makes fake models; `path` says how the load goes: "broken", "held" or well.
+class ModelRegistryTest : public ::testing::Test {
+ protected:
+  ModelRegistryTest() {
+    registry_.SetListener([this](const std::string& model, const ModelState* state) {
+      changes_.emplace_back(model, state == nullptr ? "gone" : kNames[static_cast<int>(*state)]);
+    });
+  }
+
+  absl::StatusOr<LoadedModel> LoadFake(const LoadOptions& options) {
+    if (options.path == "broken") return absl::FailedPreconditionError("3 tensors are missing");
+    if (options.path == "held") {
+      loading_.set_value();
+      let_go_.get_future().wait();
+    }
+    LoadedModel loaded;
+    loaded.report.info.model = options.model;
+    loaded.report.attempts.push_back({"fp8_config=rowwise", "no", "none"});
+    auto runner = std::make_unique<FakeRunner>(FakeRunnerOptions{.limits = SmallLimits()});
+    steps_ = runner->steps();
+    loaded.runner = std::move(runner);
+    return loaded;
+  }
+
+  absl::Status Load(const std::string& model, const std::string& path = "", bool check_only = false) {
+    LoadOptions options;
+    options.model = model;
+    options.path = path;
+    options.check_only = check_only;
+    return registry_.Load(options, {}).status();
+  }
+
+  ModelState State(const std::string& model) { return registry_.Get(model)->state; }
+
+  static constexpr const char* kNames[] = {"loading", "ready", "unloading", "failed"};
+  std::promise<void> loading_, let_go_;
+  std::shared_ptr<FakeSteps> steps_;
+  std::vector<std::pair<std::string, std::string>> changes_;
+  Metrics metrics_;
+  ModelRegistry registry_{
+      [this](const LoadOptions& options, const LoadContext&) { return LoadFake(options); }, {}, &metrics_};
+};
+
+TEST_F(ModelRegistryTest, LoadedModelIsFoundAndServes) {
+  ASSERT_EQ(Load("a"), absl::OkStatus());
+  const auto model = registry_.Find("a");
+  ASSERT_TRUE(model.ok());
+  const auto request = GenerateRequest("1", 3, 4);
+  const auto sink = std::make_shared<CollectingSink>();
+  request->sink = sink;
+  ASSERT_EQ((*model)->engine->Submit(request), absl::OkStatus());
+  EXPECT_EQ(sink->AwaitFinish().token_ids.size(), 4U);
+  EXPECT_EQ((*model)->report.info.model, "a");
+}
+
+TEST_F(ModelRegistryTest, UnknownModelIsNotFoundAndTheLoadedOnesAreListed) {
+  EXPECT_EQ(registry_.Find("x").status(), absl::NotFoundError("model \"x\" is not loaded; loaded: none"));
+  ASSERT_EQ(Load("b"), absl::OkStatus());
+  ASSERT_EQ(Load("a"), absl::OkStatus());
+  EXPECT_EQ(registry_.Find("x").status(), absl::NotFoundError("model \"x\" is not loaded; loaded: a, b"));
+  EXPECT_EQ(registry_.Unload("x", true).code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(ModelRegistryTest, NameIsTakenOnceItIsLoaded) {
+  ASSERT_EQ(Load("a"), absl::OkStatus());
+  EXPECT_EQ(Load("a"), absl::AlreadyExistsError("model \"a\" is loaded"));
+}
+
+TEST_F(ModelRegistryTest, NameIsTakenAndNotYetServedWhileItLoads) {
+  std::future<absl::Status> load = std::async(std::launch::async, [this] { return Load("a", "held"); });
+  loading_.get_future().wait();
+  EXPECT_EQ(State("a"), ModelState::kLoading);
+  EXPECT_EQ(Load("a"), absl::AlreadyExistsError("model \"a\" is loading"));
+  EXPECT_EQ(registry_.Find("a").status(), absl::UnavailableError("model \"a\" is loading"));
+  EXPECT_EQ(registry_.Unload("a", true).code(), absl::StatusCode::kUnavailable);
+  let_go_.set_value();
+  EXPECT_EQ(load.get(), absl::OkStatus());
+  EXPECT_TRUE(registry_.Find("a").ok());
+}
+
+TEST_F(ModelRegistryTest, FailedLoadIsShownAndCanBeRepeatedOrForgotten) {
+  EXPECT_EQ(Load("a", "broken").code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(State("a"), ModelState::kFailed);
+  EXPECT_EQ(registry_.Get("a")->error, "3 tensors are missing");
+  EXPECT_EQ(registry_.Find("a").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Load("a"), absl::OkStatus());
+  EXPECT_EQ(Load("b", "broken").code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(registry_.Unload("b", true), absl::OkStatus());
+  EXPECT_EQ(registry_.Get("b").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(ModelRegistryTest, CancelledLoadLeavesNothing) {
+  std::atomic<bool> cancelled = true;
+  LoadContext context;
+  context.cancelled = &cancelled;
+  LoadOptions options;
+  options.model = "a";
+  EXPECT_EQ(registry_.Load(options, context).status().code(), absl::StatusCode::kCancelled);
+  EXPECT_TRUE(registry_.List().empty());
+}
+
+TEST_F(ModelRegistryTest, CheckOnlyServesNothingEvenIfTheNameIsTaken) {
+  EXPECT_EQ(Load("a", "", /*check_only=*/true), absl::OkStatus());
+  EXPECT_TRUE(registry_.List().empty());
+  ASSERT_EQ(Load("a"), absl::OkStatus());
+  EXPECT_EQ(Load("a", "", /*check_only=*/true), absl::OkStatus());
+  EXPECT_EQ(Load("a", "broken", /*check_only=*/true).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(State("a"), ModelState::kReady);
+}
+
+TEST_F(ModelRegistryTest, ListenerIsToldEveryChangeInOrder) {
+  ASSERT_EQ(Load("a"), absl::OkStatus());
+  ASSERT_EQ(registry_.Unload("a", true), absl::OkStatus());
+  EXPECT_FALSE(Load("b", "broken").ok());
+  EXPECT_THAT(changes_, ElementsAre(Pair("a", "loading"), Pair("a", "ready"), Pair("a", "unloading"), Pair("a", "gone"),
+                                    Pair("b", "loading"), Pair("b", "failed")));
+}
+
+TEST_F(ModelRegistryTest, UnloadWithDrainLetsCallsFinish) {
+  ASSERT_EQ(Load("a"), absl::OkStatus());
+  steps_->Hold();
+  const auto model = *registry_.Find("a");
+  const auto request = GenerateRequest("1", 3, 4);
+  const auto sink = std::make_shared<CollectingSink>();
+  request->sink = sink;
+  ASSERT_EQ(model->engine->Submit(request), absl::OkStatus());
+  std::future<absl::Status> unload = std::async(std::launch::async, [this] { return registry_.Unload("a", true); });
+  while (registry_.Find("a").ok()) std::this_thread::yield();
+  EXPECT_EQ(registry_.Find("a").status(), absl::UnavailableError("model \"a\" is being unloaded"));
+  steps_->Release();
+  EXPECT_EQ(unload.get(), absl::OkStatus());
+  EXPECT_EQ(sink->answer().token_ids.size(), 4U);
+  EXPECT_EQ(registry_.Find("a").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(ModelRegistryTest, UnloadWithoutDrainEndsCallsAndFreesTheRunnerWhileACallStillHoldsTheModel) {
+  ASSERT_EQ(Load("a"), absl::OkStatus());
+  steps_->Hold();
+  const auto model = *registry_.Find("a");
+  const auto request = GenerateRequest("1", 3, 4);
+  const auto sink = std::make_shared<CollectingSink>();
+  request->sink = sink;
+  ASSERT_EQ(model->engine->Submit(request), absl::OkStatus());
+  steps_->AwaitLaunched(1);
+  std::future<absl::Status> unload = std::async(std::launch::async, [this] { return registry_.Unload("a", false); });
+  while (!model->engine->Load().draining) std::this_thread::yield();
+  steps_->Release();
+  EXPECT_EQ(unload.get(), absl::OkStatus());
+  EXPECT_EQ(sink->answer().status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(steps_.use_count(), 1) << "the runner is still there";
+  EXPECT_EQ(model->engine->Load().kv_pages_total, 0);
+}
+
+TEST_F(ModelRegistryTest, DrainRefusesCallsAndLoads) {
+  ASSERT_EQ(Load("a"), absl::OkStatus());
+  registry_.Drain(absl::InfiniteFuture());
+  EXPECT_EQ(registry_.Find("a").status(), absl::UnavailableError("the daemon is draining"));
+  EXPECT_EQ(Load("b"), absl::UnavailableError("the daemon is draining"));
+  EXPECT_EQ(Load("b", "broken", /*check_only=*/true), absl::UnavailableError("the daemon is draining"));
+}
+
+TEST_F(ModelRegistryTest, LoadThatDrainOvertakesLeavesNothing) {
+  std::future<absl::Status> load = std::async(std::launch::async, [this] { return Load("a", "held"); });
+  loading_.get_future().wait();
+  registry_.Drain(absl::InfiniteFuture());
+  let_go_.set_value();
+  EXPECT_EQ(load.get(), absl::UnavailableError("the daemon is draining"));
+  EXPECT_TRUE(registry_.List().empty());
+}
+
+TEST_F(ModelRegistryTest, LoadsAndFallbacksAreCountedForModelsThatServeOnly) {
+  EXPECT_FALSE(Load("never", "broken").ok());
+  ASSERT_EQ(Load("a"), absl::OkStatus());
+  const std::string text = metrics_.Serialize();
+  EXPECT_THAT(text, HasSubstr("automodeld_model_load_fallbacks_total{model=\"a\",step=\"fp8_config\"} 1"));
+  EXPECT_THAT(text, HasSubstr("automodeld_model_load_seconds{model=\"a\"}"));
+  EXPECT_THAT(text, Not(HasSubstr("never")));
+}
+
+}  // namespace
+}  // namespace automodeld

@@ -1,0 +1,140 @@
+#include "tests/kernels/attention_fixture.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+
+namespace automodeld {
+namespace {
+
+constexpr int64_t kLayers = 3, kLayer = 1;  // neighbours in a page belong to other layers
+
+int64_t NumPages(const TestSequence& s, int64_t page_size) { return (s.context + page_size - 1) / page_size; }
+
+}  // namespace
+
+std::string Describe(const TestShape& s) {
+  return fmt::format("{} {} heads {}/{} head_dim {} page {} window {}{}", s.device.str(), c10::toString(s.dtype),
+                     s.heads, s.kv_heads, s.head_dim, s.page_size, s.window, s.causal ? "" : " not causal");
+}
+
+TestStep::TestStep(const TestShape& shape, std::vector<TestSequence> paged, std::vector<TestSequence> ragged,
+                   uint64_t page_seed, uint64_t value_seed)
+    : shape_(shape),
+      paged_(std::move(paged)),
+      ragged_(std::move(ragged)),
+      page_seed_(page_seed),
+      value_seed_(value_seed) {
+  const at::Generator generator = at::detail::createCPUGenerator(value_seed);
+  int64_t tokens = 0;
+  for (const auto& s : paged_) tokens += s.rows;
+  for (const auto& s : ragged_) tokens += s.rows;
+  const auto make = [&](int64_t heads) {
+    return at::randn({tokens, heads, shape.head_dim}, generator, at::kFloat).to(shape.dtype).to(shape.device);
+  };
+  q = make(shape.heads);
+  k = make(shape.kv_heads);
+  v = make(shape.kv_heads);
+  FillCache(paged_, generator);
+}
+
+void TestStep::FillCache(const std::vector<TestSequence>& paged, const at::Generator& values) {
+  int64_t num_pages = 2;  // scratch, and one that nobody owns
+  for (const auto& s : paged) num_pages += NumPages(s, shape_.page_size);
+  kv_ = std::make_shared<KvCache>(num_pages, kLayers, shape_.page_size, shape_.kv_heads, shape_.head_dim,
+                                  at::TensorOptions().dtype(shape_.dtype).device(shape_.device));
+  for (int64_t layer = 0; layer < kLayers; ++layer) {
+    kv_->keys(layer).fill_(std::numeric_limits<double>::quiet_NaN());
+    kv_->values(layer).fill_(std::numeric_limits<double>::quiet_NaN());
+  }
+  const at::Generator order = at::detail::createCPUGenerator(page_seed_);
+  const at::Tensor ids = at::randperm(num_pages - 1, order, at::kInt) + 1;
+  int64_t next = 0;
+  for (const auto& s : paged) {
+    const int64_t count = NumPages(s, shape_.page_size);
+    const int32_t* first = ids.const_data_ptr<int32_t>() + next;
+    pages_.emplace_back(first, first + count);
+    next += count;
+    at::Tensor keys = at::randn({s.context, shape_.kv_heads, shape_.head_dim}, values).to(shape_.dtype);
+    at::Tensor contents = at::randn({s.context, shape_.kv_heads, shape_.head_dim}, values).to(shape_.dtype);
+    keys = keys.to(shape_.device);
+    contents = contents.to(shape_.device);
+    for (int64_t begin = 0; begin < s.context; begin += shape_.page_size) {
+      const int64_t page = pages_.back()[static_cast<size_t>(begin / shape_.page_size)];
+      const int64_t size = std::min(shape_.page_size, s.context - begin);
+      kv_->keys(kLayer).select(0, page).narrow(0, 0, size).copy_(keys.narrow(0, begin, size));
+      kv_->values(kLayer).select(0, page).narrow(0, 0, size).copy_(contents.narrow(0, begin, size));
+    }
+  }
+}
+
+AttentionStep TestStep::Step() const {
+  AttentionStep step{.paged = {}, .ragged = {}, .page_size = shape_.page_size, .num_decode = 0};
+  int64_t row = 0;
+  for (size_t i = 0; i < paged_.size(); ++i) {
+    step.paged.push_back({row, paged_[i].rows, paged_[i].context, pages_[i]});
+    if (paged_[i].rows == 1 && static_cast<size_t>(step.num_decode) == i) ++step.num_decode;
+    row += paged_[i].rows;
+  }
+  for (const auto& s : ragged_) {
+    step.ragged.push_back({row, s.rows, s.rows, {}});
+    row += s.rows;
+  }
+  return step;
+}
+
+AttentionNeeds TestStep::needs() const {
+  return {.num_heads = shape_.heads,
+          .num_kv_heads = shape_.kv_heads,
+          .head_dim = shape_.head_dim,
+          .dtype = shape_.dtype,
+          .device = shape_.device,
+          .causal = shape_.causal,
+          .window = shape_.window > 0};
+}
+
+at::Tensor TestStep::Run(AttentionBackend& backend) const {
+  backend.Plan(Step());
+  const AttentionLayer layer{.index = kLayer,
+                             .num_heads = shape_.heads,
+                             .num_kv_heads = shape_.kv_heads,
+                             .head_dim = shape_.head_dim,
+                             .scale = 1.0 / std::sqrt(shape_.head_dim),
+                             .window = shape_.window,
+                             .causal = shape_.causal};
+  const at::Tensor out = backend.Run(layer, q, k, v, paged_.empty() ? nullptr : kv_.get());
+  EXPECT_EQ(out.sizes(), at::IntArrayRef({q.size(0), shape_.heads * shape_.head_dim}));
+  EXPECT_EQ(out.scalar_type(), shape_.dtype);
+  return out.to(at::kCPU).to(at::kFloat);
+}
+
+void TestStep::UseCacheOf(const TestStep& other) {
+  kv_ = other.kv_;
+  pages_ = other.pages_;
+}
+
+at::Tensor TestStep::Cached(const at::Tensor& cache, size_t sequence) const {
+  const at::Tensor pages = at::tensor(pages_[sequence], at::kInt).to(shape_.device);
+  return cache.index_select(0, pages).flatten(0, 1).narrow(0, 0, paged_[sequence].context);
+}
+
+at::Tensor TestStep::CachedKeys(size_t sequence) const { return Cached(kv_->keys(kLayer), sequence); }
+at::Tensor TestStep::CachedValues(size_t sequence) const { return Cached(kv_->values(kLayer), sequence); }
+
+at::Tensor TestStep::Expected() const {
+  TestShape reference = shape_;
+  reference.device = at::kCPU;
+  reference.dtype = at::kFloat;
+  TestStep same(reference, paged_, ragged_, page_seed_, value_seed_);
+  const auto rounded = [&](const at::Tensor& x) { return x.to(shape_.dtype).to(at::kFloat); };
+  same.q = rounded(same.q);
+  same.k = rounded(same.k);
+  same.v = rounded(same.v);
+  same.kv_->keys(kLayer).copy_(rounded(same.kv_->keys(kLayer)));
+  same.kv_->values(kLayer).copy_(rounded(same.kv_->values(kLayer)));
+  return same.Run(**MakeAttention("eager", same.needs(), {}));
+}
+
+}  // namespace automodeld

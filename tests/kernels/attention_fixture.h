@@ -1,0 +1,64 @@
+// A step of made-up sequences with its cache: what attention tests feed to backends.
+#ifndef TESTS_KERNELS_ATTENTION_FIXTURE_H_
+#define TESTS_KERNELS_ATTENTION_FIXTURE_H_
+
+#include <ATen/ATen.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/attention.h"
+
+namespace automodeld {
+
+// A sequence: how many of its tokens the step computes, and how many there are then.
+struct TestSequence {
+  int64_t rows = 1;
+  int64_t context = 1;
+};
+
+struct TestShape {
+  at::Device device = at::kCPU;
+  at::ScalarType dtype = at::kFloat;
+  int64_t heads = 4, kv_heads = 2, head_dim = 64, page_size = 16, window = 0;
+  bool causal = true;
+};
+
+std::string Describe(const TestShape& shape);
+
+// Keys and values of `paged` lie in pages in a shuffled order (`page_seed`); every slot nobody may read holds NaN. The
+// same `value_seed` gives the same q, k and v whatever the page order, device and dtype, up to rounding.
+class TestStep {
+ public:
+  TestStep(const TestShape& shape, std::vector<TestSequence> paged, std::vector<TestSequence> ragged,
+           uint64_t page_seed = 1, uint64_t value_seed = 1);
+
+  // The result of one layer, [tokens, heads * head_dim], float32 on the CPU.
+  at::Tensor Run(AttentionBackend& backend) const;
+  // What the eager backend gives in float32 on the CPU for the same values.
+  at::Tensor Expected() const;
+
+  // Reads the keys and values of another step of the same shape and contexts.
+  void UseCacheOf(const TestStep& other);
+  at::Tensor CachedKeys(size_t sequence) const;  // [context, kv_heads, head_dim]
+  at::Tensor CachedValues(size_t sequence) const;
+
+  AttentionNeeds needs() const;
+  at::Tensor q, k, v;  // [tokens, heads, head_dim]; rows as in a step
+
+ private:
+  void FillCache(const std::vector<TestSequence>& paged, const at::Generator& values);
+  AttentionStep Step() const;
+  at::Tensor Cached(const at::Tensor& cache, size_t sequence) const;
+
+  TestShape shape_;
+  std::vector<TestSequence> paged_, ragged_;
+  std::vector<std::vector<int32_t>> pages_;
+  uint64_t page_seed_, value_seed_;
+  std::shared_ptr<KvCache> kv_;
+};
+
+}  // namespace automodeld
+
+#endif  // TESTS_KERNELS_ATTENTION_FIXTURE_H_

@@ -1,0 +1,49 @@
+#include "core/memory.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "tests/loading/checkpoint_folder.h"
+
+namespace automodeld {
+namespace {
+
+constexpr int64_t kGiB = 1 << 30;
+
+TEST(AvailableMemory, IsWhatTheKernelSaysWithoutControlGroups) {
+  const CheckpointFolder root;
+  root.Write("proc/meminfo", "MemTotal: 9 kB\nMemAvailable:    4194304 kB\n");
+  EXPECT_EQ(AvailableMemory(root.path()), 4 * kGiB);
+}
+
+TEST(AvailableMemory, IsTheLeastThatAnyGroupAboveTheProcessLeaves) {
+  const CheckpointFolder root;
+  root.Write("proc/meminfo", "MemAvailable:    4194304 kB\n");
+  root.Write("proc/self/cgroup", "0::/pods/mine\n");
+  root.Write("sys/fs/cgroup/pods/memory.max", "3221225472\n");
+  root.Write("sys/fs/cgroup/pods/memory.current", "2147483648\n");
+  root.Write("sys/fs/cgroup/pods/memory.stat", "anon 5\ninactive_file 1073741824\n");
+  root.Write("sys/fs/cgroup/pods/mine/memory.max", "max\n");
+  root.Write("sys/fs/cgroup/pods/mine/memory.current", "1\n");
+  EXPECT_EQ(AvailableMemory(root.path()), 2 * kGiB);  // 3 - 2, and 1 of page cache that can be dropped
+  root.Write("sys/fs/cgroup/memory.max", "1073741824\n");
+  root.Write("sys/fs/cgroup/memory.current", "0\n");
+  EXPECT_EQ(AvailableMemory(root.path()), kGiB);
+}
+
+TEST(AvailableMemory, KnowsVersion1Too) {
+  const CheckpointFolder root;
+  root.Write("proc/self/cgroup", "4:memory:/box\n");
+  root.Write("sys/fs/cgroup/memory/box/memory.limit_in_bytes", "3221225472\n");
+  root.Write("sys/fs/cgroup/memory/box/memory.usage_in_bytes", "1073741824\n");
+  EXPECT_EQ(AvailableMemory(root.path()), 2 * kGiB);
+}
+
+TEST(AvailableMemory, IsUnboundedWhereNothingIsKnown) {
+  const CheckpointFolder root;
+  EXPECT_EQ(AvailableMemory(root.path()), std::numeric_limits<int64_t>::max());
+}
+
+}  // namespace
+}  // namespace automodeld

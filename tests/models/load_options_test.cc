@@ -1,0 +1,261 @@
+// Every option of the factory: what it accepts, what it falls back to, what it refuses.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "core/auto_model.h"
+#include "tests/models/tiny_model.h"
+
+namespace automodeld {
+namespace {
+
+using testing::HasSubstr;
+
+// A load of the tiny model from its configuration.
+class LoadOption : public testing::Test {
+ protected:
+  LoadOption() { options_.config_json = kTinyConfig; }
+
+  absl::StatusOr<LoadedModel> Load() const { return AutoModel::Load(options_, {}); }
+  LoadReport Report() const {
+    auto loaded = Load();
+    EXPECT_TRUE(loaded.ok()) << loaded.status();
+    return loaded.ok() ? loaded->report : LoadReport{};
+  }
+  void ExpectRefused(absl::StatusCode code, const std::string& message) const {
+    const absl::Status status = Load().status();
+    EXPECT_EQ(status.code(), code) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(message));
+  }
+
+  LoadOptions options_ = PlainOptions();
+};
+
+TEST_F(LoadOption, DtypeIsReadInEverySpelling) {
+  const std::vector<std::pair<std::string, std::string>> spellings = {
+      {"bfloat16", "bfloat16"}, {"bf16", "bfloat16"}, {"torch.bfloat16", "bfloat16"}, {"BFloat16", "bfloat16"},
+      {"float16", "float16"},   {"half", "float16"},  {"torch.half", "float16"},      {"float32", "float32"},
+      {"float", "float32"},     {"FLOAT", "float32"}, {"Torch.Float32", "float32"},   {"auto", "float32"}};
+  options_.check_only = true;
+  for (const auto& [spelling, dtype] : spellings) {
+    options_.torch_dtype = spelling;
+    EXPECT_EQ(Report().info.dtype, dtype) << spelling;
+  }
+  for (const std::string spelling : {"", "int8", "float64", "torch.", "bfloat"}) {
+    options_.torch_dtype = spelling;
+    ExpectRefused(
+        absl::StatusCode::kInvalidArgument,
+        "torch_dtype: \"" + spelling + "\" is not one of auto, bfloat16, bf16, float16, half, float32, float");
+  }
+}
+
+TEST_F(LoadOption, DtypeAutoTakesTheConfigurationsThenTheFirstTensors) {
+  options_.check_only = true;
+  for (const std::string key : {"dtype", "torch_dtype"}) {
+    options_.config_overrides = "{\"" + key + "\": \"bfloat16\"}";
+    EXPECT_EQ(Report().info.dtype, "bfloat16") << key;
+    options_.config_overrides = "{\"" + key + "\": \"int4\"}";
+    ExpectRefused(absl::StatusCode::kInvalidArgument, key + ": \"int4\" is not one of");
+  }
+  options_.config_overrides = "";
+  const CheckpointFolder folder;
+  WriteTiny(folder);
+  std::vector<TestTensor> tensors = TinyTensors();
+  tensors[0] = Converted(tensors[0], "F16");
+  folder.WriteTensors("model.safetensors", tensors);
+  options_.path = folder.path();
+  EXPECT_EQ(Report().info.dtype, "float16");
+}
+
+TEST_F(LoadOption, ArchitectureIsChosenByNameThenByTypeAndClass) {
+  options_.check_only = true;
+  EXPECT_EQ(Report().info.architecture, "TinyForTest");
+  options_.config_overrides = R"({"architectures": null, "model_type": "tiny-encoder"})";
+  EXPECT_EQ(Report().info.architecture, "TinyEncoderForTest");
+  options_.config_overrides = R"({"architectures": ["TinyForMaskedLM"], "model_type": "tiny-encoder"})";
+  options_.auto_class = AutoClass::kEmbedding;
+  EXPECT_EQ(Report().info.architecture, "TinyEncoderForTest");
+  EXPECT_FALSE(Report().info.can_generate);
+  options_.auto_class = AutoClass::kCausalLM;
+  ExpectRefused(absl::StatusCode::kUnimplemented, "architecture TinyForMaskedLM is not known; known ones: BertModel, ");
+}
+
+TEST_F(LoadOption, AutoClassMustBeOneOfTheArchitectures) {
+  options_.check_only = true;
+  options_.auto_class = AutoClass::kEmbedding;
+  EXPECT_FALSE(Report().info.can_generate);
+  EXPECT_TRUE(Report().info.can_embed);
+  options_.auto_class = AutoClass::kCausalLM;
+  EXPECT_TRUE(Report().info.can_generate);
+  options_.auto_class = AutoClass::kImageTextToText;
+  ExpectRefused(absl::StatusCode::kInvalidArgument,
+                "auto_class: IMAGE_TEXT_TO_TEXT is not one of TinyForTest's: CAUSAL_LM, EMBEDDING");
+}
+
+TEST_F(LoadOption, UnknownArchitecturesAreToldTheKnownOnes) {
+  options_.config_overrides = R"({"architectures": ["GptNeverForCausalLM"]})";
+  ExpectRefused(absl::StatusCode::kUnimplemented, "architecture GptNeverForCausalLM is not known; known ones: ");
+  ExpectRefused(absl::StatusCode::kUnimplemented, "TinyEncoderForTest, TinyForTest");
+  options_.config_overrides = R"({"architectures": ["GptNeverForCausalLM"], "auto_map": {"AutoModel": "x.Y"}})";
+  ExpectRefused(absl::StatusCode::kUnimplemented, "GptNeverForCausalLM needs remote code, which automodeld never runs");
+}
+
+TEST_F(LoadOption, DevicesThatAreNotThereAreRefused) {
+  for (const std::string device : {"tpu", "", "cuda:", "cuda:x", "cuda:-1", "cuda:99999999999", "CPU"}) {
+    options_.device = device;
+    ExpectRefused(absl::StatusCode::kInvalidArgument, "device: \"");
+  }
+  if (at::hasCUDA()) GTEST_SKIP() << "the rest is about machines without a GPU";
+  options_.device = "auto";
+  EXPECT_EQ(Report().info.device, "cpu");
+  EXPECT_TRUE(Report().attempts.empty());
+  for (const std::string device : {"cuda", "cuda:0"}) {
+    options_.device = device;
+    ExpectRefused(absl::StatusCode::kFailedPrecondition, "device: " + device + ": this machine has no usable GPU");
+  }
+}
+
+TEST_F(LoadOption, AttentionTakesTheRungAskedForOrTheNextOnesWithAnEntryEach) {
+  options_.attn_implementation = "eager";
+  EXPECT_EQ(Report().attention_backend, "eager");
+  options_.attn_implementation = "sdpa";
+  EXPECT_TRUE(Report().attention_backend.starts_with("sdpa"));
+  options_.attn_implementation = "flash_attention_2";
+  const LoadReport report = Report();
+  if (report.attention_backend.starts_with("flash_attention_2")) {
+    EXPECT_TRUE(report.attempts.empty());
+  } else {
+    ASSERT_EQ(report.attempts.size(), 1U);
+    EXPECT_EQ(report.attempts[0].what, "attn_implementation=flash_attention_2");
+    EXPECT_EQ(report.attempts[0].fallback, "sdpa");
+    EXPECT_FALSE(report.attempts[0].error.empty());
+    options_.allow_fallback = false;
+    ExpectRefused(absl::StatusCode::kFailedPrecondition, "attn_implementation=flash_attention_2: ");
+  }
+  options_.attn_implementation = "flash";
+  ExpectRefused(absl::StatusCode::kInvalidArgument,
+                "attn_implementation: \"flash\" is not one of flash_attention_2, sdpa, eager");
+}
+
+TEST_F(LoadOption, SdpaMethodsAreTriedInTheirOrderAndNeverTwice) {
+  options_.attn_implementation = "sdpa";
+  options_.sdpa_method = {SdpaMethod::kMath, SdpaMethod::kFlashAttention};
+  EXPECT_EQ(Report().attention_backend, "sdpa:MATH");
+  EXPECT_TRUE(Report().attempts.empty());
+  options_.sdpa_method = {SdpaMethod::kMath, SdpaMethod::kMath};
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "sdpa_method: MATH occurs twice");
+}
+
+TEST_F(LoadOption, SdpaMethodsThatDoNotFitFallBackToLibtorchsOrder) {
+  options_.attn_implementation = "sdpa";
+  options_.sdpa_method = {SdpaMethod::kCudnnAttention};  // never on the CPU
+  const LoadReport report = Report();
+  ASSERT_EQ(report.attempts.size(), 1U);
+  EXPECT_EQ(report.attempts[0].what, "sdpa_method=[CUDNN_ATTENTION]");
+  EXPECT_TRUE(report.attention_backend.starts_with("sdpa"));
+  options_.use_sdpa_patching = false;
+  EXPECT_TRUE(Report().attempts.empty());
+  options_.use_sdpa_patching = true;
+  options_.allow_fallback = false;
+  ExpectRefused(absl::StatusCode::kFailedPrecondition, "sdpa_method=[CUDNN_ATTENTION]: ");
+}
+
+TEST_F(LoadOption, SdpaMethodsWithoutEffectAreReported) {
+  options_.attn_implementation = "eager";
+  options_.sdpa_method = {SdpaMethod::kMath};
+  const LoadReport report = Report();
+  ASSERT_EQ(report.attempts.size(), 1U);
+  EXPECT_EQ(report.attempts[0].what, "sdpa_method=[MATH]");
+  EXPECT_EQ(report.attempts[0].error, "has no effect under eager");
+}
+
+TEST_F(LoadOption, FusedKernelsArePatchedInOrTheirAbsenceIsReported) {
+  EXPECT_TRUE(Report().patches.empty());
+  options_.use_liger_kernel = true;
+  const LoadReport report = Report();
+  EXPECT_NE(report.patches.empty(), report.attempts.empty());
+  for (const OpPatch& patch : report.patches) {
+    EXPECT_EQ(patch.from, "eager");
+    EXPECT_NE(patch.to, "eager");
+  }
+}
+
+TEST_F(LoadOption, Fp8IsAReportedFallbackUntilItIsBuilt) {
+  options_.fp8_config = Fp8Config{.recipe_name = "rowwise", .filter_fqns = {"layers.1.q"}};
+  const LoadReport report = Report();
+  ASSERT_EQ(report.attempts.size(), 1U);
+  EXPECT_EQ(report.attempts[0].what, "fp8_config");
+  EXPECT_EQ(report.attempts[0].fallback, "unquantised");
+  ASSERT_TRUE(report.fp8.has_value());
+  EXPECT_FALSE(report.fp8->success);
+  EXPECT_EQ(report.fp8->converted, 0);
+  EXPECT_EQ(report.fp8->total, 4);  // q and k of two layers
+  ASSERT_EQ(report.fp8->skipped.size(), 4U);
+  EXPECT_EQ(report.fp8->skipped[0].fqn, "model.layers.0.q");
+  EXPECT_EQ(report.fp8->skipped[0].reason, "FP8 conversion is not built yet");
+  EXPECT_EQ(report.fp8->skipped[1].reason, "dims not divisible by 16");
+  EXPECT_EQ(report.fp8->skipped[2].reason, "filter_fqns: layers.1.q");
+  options_.fp8_config->include_lm_head = true;
+  EXPECT_EQ(Report().fp8->total, 5);
+  options_.fp8_config->recipe_name = "blockwise";
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "fp8_config.recipe_name: \"blockwise\" is not one of");
+  options_.fp8_config->recipe_name = "tensorwise";
+  options_.allow_fallback = false;
+  ExpectRefused(absl::StatusCode::kFailedPrecondition, "fp8_config: FP8 conversion is not built yet");
+}
+
+TEST_F(LoadOption, WhatIsNotBuiltIsRefusedByName) {
+  options_.revision = "main";
+  ExpectRefused(absl::StatusCode::kUnimplemented, "revision: not supported yet");
+  options_.revision = "";
+  options_.op_overrides = {{"rms_norm", "mycorp::rms_norm"}};
+  ExpectRefused(absl::StatusCode::kUnimplemented, "op_overrides: not supported yet");
+  options_.op_overrides = {};
+  options_.engine.enable_prefix_caching = true;
+  ExpectRefused(absl::StatusCode::kUnimplemented, "engine.enable_prefix_caching: not supported yet");
+  options_.engine.enable_prefix_caching = false;
+  options_.engine.kv_cache_dtype = "fp8";
+  ExpectRefused(absl::StatusCode::kUnimplemented, "engine.kv_cache_dtype: fp8 with a float32 model: not supported yet");
+  options_.engine.kv_cache_dtype = "int3";
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "engine.kv_cache_dtype: \"int3\" is not one of");
+  options_.engine.kv_cache_dtype = "float32";
+  EXPECT_TRUE(Load().ok());
+}
+
+TEST_F(LoadOption, OverridesChangeTheConfiguration) {
+  options_.check_only = true;
+  options_.config_overrides = R"({"num_hidden_layers": 5})";
+  EXPECT_EQ(Report().info.num_layers, 5);
+  options_.config_overrides = R"({"num_hidden_layers": 0})";
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "config_json: num_hidden_layers: 0 is outside 1..1024");
+  options_.config_overrides = "nonsense";
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "config_overrides: not valid JSON");
+}
+
+TEST_F(LoadOption, EngineLimitsReachTheRunner) {
+  options_.engine = {.max_model_len = 33, .max_num_seqs = 3, .max_num_batched_tokens = 7};
+  const auto loaded = Load();
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  const RunnerLimits& limits = loaded->runner->limits();
+  EXPECT_EQ(limits.max_model_len, 33);
+  EXPECT_EQ(limits.max_num_seqs, 3);
+  EXPECT_EQ(limits.max_num_batched_tokens, 7);
+  EXPECT_EQ(limits.num_pages, 3 * 3 + 1);
+  EXPECT_FALSE(limits.ragged);
+}
+
+TEST_F(LoadOption, AnEncoderRunsRaggedWithoutPages) {
+  options_.config_overrides = R"({"architectures": ["TinyEncoderForTest"]})";
+  const auto loaded = Load();
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_TRUE(loaded->runner->limits().ragged);
+  EXPECT_EQ(loaded->runner->limits().num_pages, 0);
+  EXPECT_EQ(loaded->report.kv_bytes, 0);
+  EXPECT_EQ(loaded->embedding.pooling, Pooling::kMean);
+  EXPECT_FALSE(loaded->report.info.can_generate);
+}
+
+}  // namespace
+}  // namespace automodeld
