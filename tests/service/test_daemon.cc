@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/support/byte_buffer.h>
+#include <spdlog/spdlog.h>
 
 namespace automodeld {
 namespace {
@@ -37,6 +38,7 @@ bool NextEvent(grpc::CompletionQueue* queue) {
 }  // namespace
 
 TestDaemon::TestDaemon(const std::vector<std::string>& models, const Configure& configure) {
+  spdlog::default_logger();  // made before a daemon that is static, so that it is there until that daemon is gone
   DaemonConfig config;
   config.listen = "127.0.0.1:0";
   config.http_listen = "127.0.0.1:0";
