@@ -8,11 +8,11 @@ COPY tools/setup tools/find-cargo tools/packages.txt tools/requirements.txt tool
 COPY core/text/Cargo.toml core/text/Cargo.toml
 RUN tools/setup build
 COPY . .
-# "90a" builds faster, for Hopper alone.
-ARG CUDA_ARCHITECTURES="80;86;89;90a;100a;120a"
-RUN cmake --preset release -DAUTOMODELD_TESTS=OFF "-DCMAKE_CUDA_ARCHITECTURES=${CUDA_ARCHITECTURES}" \
-    && tools/build release "$(nproc)" automodeld am_protoset \
-    && tools/bundle /opt/automodeld
+# By default those of the preset dist; "90a" builds faster, for Hopper alone.
+ARG CUDA_ARCHITECTURES=
+RUN cmake --preset dist ${CUDA_ARCHITECTURES:+"-DCMAKE_CUDA_ARCHITECTURES=${CUDA_ARCHITECTURES}"} \
+    && tools/build dist "$(nproc)" automodeld am_protoset \
+    && tools/bundle /opt/automodeld dist
 
 FROM debian:12-slim
 COPY --from=build /opt/automodeld /opt/automodeld

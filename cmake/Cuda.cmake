@@ -1,5 +1,4 @@
-# nvcc, by default the one in .venv. CMAKE_CUDA_ARCHITECTURES: 90a in development; a release sets
-# "80;86;89;90a;100a;120a".
+# nvcc, by default the one in .venv. CMAKE_CUDA_ARCHITECTURES: 90a in development; the preset dist has a release's list.
 set(CMAKE_CUDA_ARCHITECTURES "90a" CACHE STRING "Architectures of the CUDA kernels")
 if(NOT DEFINED CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX} AND EXISTS ${cuda_dir}/bin/nvcc)
   set(CMAKE_CUDA_COMPILER ${cuda_dir}/bin/nvcc)
@@ -18,7 +17,8 @@ if(NOT cudart)
   find_library(cudart cudart REQUIRED HINTS ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES})
 endif()
 
-# am_cuda(NAME): NAME may hold CUDA code; AUTOMODELD_CUDA tells its sources so.
+# am_cuda(NAME): NAME may hold CUDA code; AUTOMODELD_CUDA tells its sources so. The warnings are those of am_warnings for
+# the host's compiler, and nvcc's own, all of them errors.
 function(am_cuda name)
   get_target_property(type ${name} TYPE)
   if(type STREQUAL "INTERFACE_LIBRARY")
@@ -26,7 +26,7 @@ function(am_cuda name)
   endif()
   target_compile_definitions(${name} PRIVATE AUTOMODELD_CUDA=1)
   target_compile_options(${name} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-DFMT_USE_CONSTEXPR=1 --expt-relaxed-constexpr \
---expt-extended-lambda -Werror all-warnings -Xcompiler=-Wall,-Wextra,-Wshadow,-Werror>")
+--expt-extended-lambda -Werror all-warnings -Xcompiler=-Wall,-Wextra,-Wconversion,-Wshadow,-Werror>")
   set_target_properties(${name} PROPERTIES CUDA_RUNTIME_LIBRARY None)
   target_link_libraries(${name} PUBLIC ${cudart})
 endfunction()
