@@ -19,8 +19,6 @@ import json
 import math
 import random
 import re
-import struct
-import subprocess
 import time
 from pathlib import Path
 
@@ -29,6 +27,8 @@ from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from torch.nn import functional as F
+
+from bible import prose, read_chapters, split
 
 EOS, BOS, SYSTEM, USER, ASSISTANT = SPECIAL = ["<|endoftext|>", "<|bos|>", "<|system|>", "<|user|>", "<|assistant|>"]
 CHAT_TEMPLATE = """{{- bos_token -}}
@@ -49,59 +49,6 @@ CONFIG = {  # the keys of transformers 5 and, where it renamed one, of 4 too
     "pretraining_tp": 1, "rms_norm_eps": EPS, "rope_parameters": {"rope_theta": THETA, "rope_type": "default"},
     "rope_theta": THETA, "tie_word_embeddings": True, "torch_dtype": "float32", "use_cache": True, "vocab_size": VOCAB,
 }
-
-BOOKS = (
-    "Genesis|Exodus|Leviticus|Numbers|Deuteronomy|Joshua|Judges|Ruth|1 Samuel|2 Samuel|1 Kings|2 Kings|1 Chronicles|"
-    "2 Chronicles|Ezra|Nehemiah|Esther|Job|Psalm|Proverbs|Ecclesiastes|Song of Solomon|Isaiah|Jeremiah|Lamentations|"
-    "Ezekiel|Daniel|Hosea|Joel|Amos|Obadiah|Jonah|Micah|Nahum|Habakkuk|Zephaniah|Haggai|Zechariah|Malachi|Matthew|"
-    "Mark|Luke|John|Acts|Romans|1 Corinthians|2 Corinthians|Galatians|Ephesians|Philippians|Colossians|"
-    "1 Thessalonians|2 Thessalonians|1 Timothy|2 Timothy|Titus|Philemon|Hebrews|James|1 Peter|2 Peter|1 John|2 John|"
-    "3 John|Jude|Revelation"
-).split("|")
-
-
-def read_bible_data(path):
-    """The plain text, one verse a line ("Ge1:1 In the beginning ..."), of /usr/lib/bible.data.
-
-    The file is 0x54 bytes of title, then big-endian: window size, number of windows, their offsets and the end; each
-    window is the output of compress(1) without its first three bytes.
-    """
-    data = Path(path).read_bytes()
-    (count,) = struct.unpack_from(">I", data, 0x58)
-    ends = struct.unpack_from(f">{count + 1}I", data, 0x5C)
-    windows = (b"\x1f\x9d\x90" + data[begin:end] for begin, end in zip(ends, ends[1:]))
-    unpacked = (subprocess.run(["gzip", "-dc"], input=w, stdout=subprocess.PIPE, check=True).stdout for w in windows)
-    return b"".join(unpacked).decode("ascii")
-
-
-def read_chapters(path):
-    """All chapters in order: [{"title": "Genesis 1", "verses": [...]}]."""
-    chapters, abbreviations = {}, []
-    for line in read_bible_data(path).splitlines()[1:]:
-        book, number, text = re.fullmatch(r"(\d?[A-Za-z]+)(\d+):\d+ (.*)", line).groups()
-        if book not in abbreviations:
-            abbreviations.append(book)
-        title = f"{BOOKS[abbreviations.index(book)]} {number}"
-        chapters.setdefault(title, []).append(re.sub(r"\s+", " ", text).strip())
-    assert len(abbreviations) == len(BOOKS) and len(chapters) == 1189, (len(abbreviations), len(chapters))
-    return [{"title": title, "verses": verses} for title, verses in chapters.items()]
-
-
-def split(chapters):
-    """(training, validation, held-out) chapters."""
-    training = [c for i, c in enumerate(chapters) if i % 40 not in (10, 30)]
-    return training, chapters[10::40], chapters[30::40]
-
-
-def prose(chapter):
-    """The chapter as a title and running paragraphs of some 500 characters that end where a sentence does."""
-    paragraphs, current = [], ""
-    for verse in chapter["verses"]:
-        current = f"{current} {verse}".lstrip()
-        if len(current) > 500 and verse.endswith((".", "?", "!")):
-            paragraphs.append(current)
-            current = ""
-    return "\n\n".join([chapter["title"], *paragraphs, *([current] if current else [])])
 
 
 def chat(chapter, rng):
@@ -336,17 +283,20 @@ def save(folder, model, tokenizer):
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
 
 
+def measure(folder, logits_of, chapters):
+    """The loss on the chapters, per token and in bits per byte of text, with the counts it was taken over."""
+    texts = [prose(c) for c in chapters]
+    docs = documents(Tokenizer.from_file(str(Path(folder) / "tokenizer.json")), texts)
+    loss, nats = mean_loss(logits_of, docs, "cpu")
+    tokens, size = sum(map(len, docs)) - len(docs), sum(len(t.encode()) for t in texts)
+    return {"chapters": len(chapters), "tokens": tokens, "bytes": size, "nats_per_token": round(loss, 4),
+            "bits_per_byte": round(nats / math.log(2) / size, 4)}
+
+
 def report_loss(folder, logits_of, bible):
-    """Prints the loss on the chapters set aside, per token and in bits per byte of text."""
-    tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    """Prints the losses on the chapters set aside."""
     for name, chapters in zip(("validation", "held-out"), split(read_chapters(bible))[1:]):
-        texts = [prose(c) for c in chapters]
-        docs = documents(tokenizer, texts)
-        loss, nats = mean_loss(logits_of, docs, "cpu")
-        size = sum(len(t.encode()) for t in texts)
-        print(json.dumps({"set": name, "chapters": len(chapters), "tokens": sum(map(len, docs)) - len(docs),
-                          "bytes": size, "nats_per_token": round(loss, 4),
-                          "bits_per_byte": round(nats / math.log(2) / size, 4)}))
+        print(json.dumps({"set": name, **measure(folder, logits_of, chapters)}))
 
 
 PROMPTS = ["In the beginning God", "And it came to pass", "The LORD is my shepherd", "Psalm 151\n\n"]
