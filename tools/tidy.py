@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs clang-tidy on the daemon's files without libtorch and on changed files; --all: on every file.
+"""Runs clang-tidy on the files without libtorch and on changed files; --all: on every file.
 
 A file that passed is not read again until it, a header it includes, the list of checks or its flags change.
 """
@@ -36,16 +36,20 @@ def compile_commands():
     return {os.path.relpath(entry["file"], ROOT): entry["command"] for entry in entries}
 
 
+def git(*arguments):
+    """What git prints; empty where it fails."""
+    result = run("git", *arguments)
+    return result.stdout.strip() if result.returncode == 0 else ""
+
+
 def changed_files():
-    """Files that differ from the upstream branch, where there is one, and else from the last commit."""
-    base = run("git", "merge-base", "HEAD", "@{upstream}")
-    against = base.stdout.strip() if base.returncode == 0 else "HEAD"
-    return set(run("git", "diff", "--name-only", against).stdout.split())
-
-
-def is_quick(name):
-    """A file of the daemon that clang reads in seconds; with libtorch it takes four times as long."""
-    return not name.startswith("tests/") and not uses_torch(name)
+    """Files that differ from the upstream branch, or from the commit before where there is no branch ahead of one (a
+    checkout of CI's), and files that are not committed."""
+    base, head = git("merge-base", "HEAD", "@{upstream}"), git("rev-parse", "HEAD")
+    if base in ("", head):
+        base = git("rev-parse", "--verify", "--quiet", "HEAD~1") or "HEAD"
+    listed = git("diff", "--name-only", base), git("ls-files", "--others", "--exclude-standard")
+    return set("\n".join(listed).splitlines())
 
 
 def fingerprint(name, command, tool):
@@ -70,14 +74,14 @@ def check(name, stamp):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--all", action="store_true", help="tests and files that include libtorch too")
+    parser.add_argument("--all", action="store_true", help="files that include libtorch too")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
 
     commands, changed = compile_commands(), changed_files()
     tool = run("clang-tidy", "--version").stdout
     names = [name for name in sources(".cc") if name in commands]
-    names = [name for name in names if options.all or name in changed or is_quick(name)]
+    names = [name for name in names if options.all or name in changed or not uses_torch(name)]
     CACHE.mkdir(parents=True, exist_ok=True)
     stamps = {name: CACHE / fingerprint(name, commands[name], tool) for name in names}
     todo = [name for name in names if not stamps[name].exists()]

@@ -105,8 +105,9 @@ std::string OneTensor(const std::string& fields, size_t data_bytes = 4) {
   return SafetensorsFile(R"({"a":{)" + fields + "}}", std::string(data_bytes, 'x'));
 }
 
-std::vector<Malformed> MalformedFiles() {
-  const std::string good = R"("dtype":"F32","shape":[1],"data_offsets":[0,4])";
+const char kGood[] = R"("dtype":"F32","shape":[1],"data_offsets":[0,4])";
+
+std::vector<Malformed> MalformedHeaders() {
   return {
       {"empty", "", "too short"},
       {"seven bytes", "1234567", "too short"},
@@ -121,6 +122,16 @@ std::vector<Malformed> MalformedFiles() {
       {"second object", SafetensorsFile("{}{}", ""), "not valid JSON"},
       {"zero byte after the object", SafetensorsFile(std::string("{}\0", 3), ""), "not valid JSON"},
       {"invalid UTF-8", SafetensorsFile("{\"\xff\":1}", ""), "not valid JSON"},
+      {"metadata with a number", SafetensorsFile(R"({"__metadata__":{"a":1}})", ""), "not a map of strings"},
+      {"metadata with an object", SafetensorsFile(R"({"__metadata__":{"a":{}}})", ""), "__metadata__"},
+      {"metadata with a list", SafetensorsFile(R"({"__metadata__":{"a":[]}})", ""), "__metadata__"},
+      {"metadata as a string", SafetensorsFile(R"({"__metadata__":"a"})", ""), "__metadata__"},
+      {"deep nesting", OneTensor("\"x\":" + std::string(200000, '[')), "is malformed"},
+  };
+}
+
+std::vector<Malformed> MalformedTensors() {
+  return {
       {"number for a tensor", SafetensorsFile(R"({"a":1})", ""), "a: "},
       {"list for a tensor", SafetensorsFile(R"({"a":[]})", ""), "a: is malformed"},
       {"no dtype", OneTensor(R"("shape":[1],"data_offsets":[0,4])"), "a: lacks"},
@@ -137,8 +148,9 @@ std::vector<Malformed> MalformedFiles() {
       {"three offsets", OneTensor(R"("dtype":"F32","shape":[1],"data_offsets":[0,4,4])"), "not [begin, end]"},
       {"one offset", OneTensor(R"("dtype":"F32","shape":[1],"data_offsets":[0])"), "not [begin, end]"},
       {"end before begin", OneTensor(R"("dtype":"F32","shape":[1],"data_offsets":[4,0])"), "not [begin, end]"},
-      {"field twice", OneTensor(good + R"(,"shape":[1])"), "shape occurs twice"},
-      {"name twice", SafetensorsFile("{\"a\":{" + good + "},\"a\":{" + good + "}}", "xxxx"), "a: occurs twice"},
+      {"field twice", OneTensor(kGood + std::string(R"(,"shape":[1])")), "shape occurs twice"},
+      {"name twice", SafetensorsFile(R"({"a":{)" + std::string(kGood) + R"(},"a":{)" + kGood + "}}", "xxxx"),
+       "a: occurs twice"},
       {"65 dimensions",
        OneTensor(R"("dtype":"F32","data_offsets":[0,4],"shape":[1)" +
                  [] {
@@ -154,6 +166,12 @@ std::vector<Malformed> MalformedFiles() {
        "shape is too large"},
       {"dimension above 2^63", OneTensor(R"("dtype":"U8","shape":[9223372036854775808],"data_offsets":[0,4])"),
        "shape is too large"},
+  };
+}
+
+std::vector<Malformed> MalformedPlaces() {
+  const std::string good = kGood;
+  return {
       {"too few bytes for the shape", OneTensor(R"("dtype":"F32","shape":[2],"data_offsets":[0,4])"),
        "4 bytes in the file, but shape and dtype make 8"},
       {"too many bytes for the shape", OneTensor(R"("dtype":"F16","shape":[1],"data_offsets":[0,4])"),
@@ -173,24 +191,21 @@ std::vector<Malformed> MalformedFiles() {
       {"file too long", OneTensor(good, 5), "5 bytes of data, but the header describes 4"},
       {"offsets beyond the file", OneTensor(R"("dtype":"U8","shape":[1000000],"data_offsets":[0,1000000])"),
        "4 bytes of data, but the header describes 1000000"},
-      {"metadata with a number", SafetensorsFile(R"({"__metadata__":{"a":1}})", ""), "not a map of strings"},
-      {"metadata with an object", SafetensorsFile(R"({"__metadata__":{"a":{}}})", ""), "__metadata__"},
-      {"metadata with a list", SafetensorsFile(R"({"__metadata__":{"a":[]}})", ""), "__metadata__"},
-      {"metadata as a string", SafetensorsFile(R"({"__metadata__":"a"})", ""), "__metadata__"},
-      {"deep nesting", OneTensor("\"x\":" + std::string(200000, '[')), "is malformed"},
   };
 }
 
 TEST(Safetensors, EveryMalformedFileIsRefusedWithItsReason) {
   const CheckpointFolder folder;
-  for (const Malformed& malformed : MalformedFiles()) {
-    SCOPED_TRACE(malformed.what);
-    folder.Write(kSingle, malformed.file);
-    const absl::Status status = OpenStatus(folder);
-    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
-    EXPECT_THAT(MessageOf(status),
-                AllOf(HasSubstr(malformed.message), HasSubstr(kSingle), Not(HasSubstr(folder.path()))));
-    EXPECT_LT(MessageOf(status).size(), 1000U);
+  for (const auto& files : {MalformedHeaders(), MalformedTensors(), MalformedPlaces()}) {
+    for (const Malformed& malformed : files) {
+      SCOPED_TRACE(malformed.what);
+      folder.Write(kSingle, malformed.file);
+      const absl::Status status = OpenStatus(folder);
+      EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+      EXPECT_THAT(MessageOf(status),
+                  AllOf(HasSubstr(malformed.message), HasSubstr(kSingle), Not(HasSubstr(folder.path()))));
+      EXPECT_LT(MessageOf(status).size(), 1000U);
+    }
   }
 }
 
