@@ -136,7 +136,8 @@ class Loading {
     loaded_.report.attention_backend = attention_->name();
     ops_ = EagerOps();
     if (!options_.use_liger_kernel) return absl::OkStatus();
-    ASSIGN_OR_RETURN(PatchedOps patched, PatchFusedKernels(ops_, FindFusedOps(ops_, device, dtype), fused_fallbacks_));
+    const FusedOps fused = FindFusedOps(ops_, architecture_->ops, device, dtype);
+    ASSIGN_OR_RETURN(PatchedOps patched, PatchFusedKernels(ops_, fused, fused_fallbacks_));
     ops_ = std::move(patched.ops);
     loaded_.report.patches = std::move(patched.patches);
     return absl::OkStatus();
@@ -149,13 +150,26 @@ class Loading {
     std::vector<std::string> unread = wanted_->Unread();
     std::vector<std::string> refused;
     for (const std::string& name : unread) {
-      if (!IsIgnorable(*architecture_, name)) refused.push_back(name);
+      ASSIGN_OR_RETURN(const bool is_tied_copy, IsTiedCopy(name));
+      if (!is_tied_copy && !IsIgnorable(*architecture_, name)) refused.push_back(name);
     }
     RETURN_IF_ERROR(wanted_->Check(architecture_->name, options_.allow_unread_tensors ? decltype(refused){} : refused));
     if (!refused.empty())
       spdlog::warn("{}: {} tensors are not read: {}", options_.model, refused.size(), Listed(refused));
     loaded_.report.unread_tensors = std::move(unread);
     return PlanFp8();
+  }
+
+  // Whether `name` is a second copy of the tensor to which tie_word_embeddings ties it; a tensor that differs
+  // contradicts the configuration.
+  absl::StatusOr<bool> IsTiedCopy(const std::string& name) {
+    const auto& [copy, original] = architecture_->tied;
+    const StoredTensor* stored = copy.empty() ? nullptr : FindStored(*files_, architecture_->base_prefix, copy);
+    const StoredTensor* tied_to = FindStored(*files_, architecture_->base_prefix, original);
+    if (stored == nullptr || stored->name != name || tied_to == nullptr) return false;
+    ASSIGN_OR_RETURN(const bool equal, files_->Equal(*stored, *tied_to));
+    if (!equal) wanted_->Fail(fmt::format("{} differs from {}, to which tie_word_embeddings ties it", copy, original));
+    return equal;
   }
 
   absl::Status PlanFp8() {
@@ -222,6 +236,11 @@ class Loading {
     if (ends.empty() && loaded_.tokenizer != nullptr && loaded_.tokenizer->eos_id().has_value()) {
       ends.push_back(*loaded_.tokenizer->eos_id());
     }
+    std::erase_if(ends, [this](TokenId id) {
+      if (id < shape_.vocab_size) return false;
+      spdlog::warn("{}: eos_token_id: {} is outside the vocabulary of {}", options_.model, id, shape_.vocab_size);
+      return true;
+    });
   }
 
   void Report() {

@@ -7,8 +7,7 @@ namespace automodeld {
 
 namespace {
 
-constexpr size_t kMostListed = 20;
-constexpr size_t kMostListedBytes = 2000;
+constexpr size_t kMostListedBytes = 512 << 10;
 constexpr size_t kMostNameBytes = 200;
 
 }  // namespace
@@ -24,7 +23,7 @@ std::string Listed(const std::vector<std::string>& names) {
   std::vector<std::string> shown;
   size_t bytes = 0;
   for (const std::string& name : names) {
-    if (shown.size() == kMostListed || bytes > kMostListedBytes) break;
+    if (bytes > kMostListedBytes) break;
     shown.push_back(Shortened(name));
     bytes += shown.back().size();
   }

@@ -1,4 +1,5 @@
-// Names that files hold, in messages: cut where they are long, and listed up to a limit.
+// Names that files hold, in messages: cut where they are long. All are listed, as far as any model goes; the limit is
+// there for files made to be hostile.
 //
 //   Listed({"a", "b", ...});  // "a, b, and 3 more"
 //
@@ -14,7 +15,7 @@ namespace automodeld {
 // At most 200 bytes of `name`, never half a UTF-8 character, then "..." if there was more.
 std::string Shortened(const std::string& name);
 
-// At most 20 of `names` and about 2000 bytes, each shortened, then how many more there are.
+// About 512 KiB of `names`, each shortened, then how many more there are.
 std::string Listed(const std::vector<std::string>& names);
 
 }  // namespace automodeld

@@ -2,7 +2,7 @@
 //
 //   Fallbacks attention(options.allow_fallback), sdpa(...), fused(...);
 //   ASSIGN_OR_RETURN(auto backend, PatchAttention(options, needs, attention, sdpa));
-//   ASSIGN_OR_RETURN(PatchedOps ops, PatchFusedKernels(eager, FindFusedOps(eager, device, dtype), fused));
+//   ASSIGN_OR_RETURN(PatchedOps ops, PatchFusedKernels(eager, FindFusedOps(eager, row.ops, device, dtype), fused));
 //
 // Follows nemo_automodel's `_assert_same_signature`, `_patch_attention` and `_patch_liger_kernel`.
 #ifndef CORE_PATCH_H_
@@ -28,6 +28,8 @@ class Fallbacks {
   explicit Fallbacks(bool allowed) : allowed_(allowed) {}
   // FAILED_PRECONDITION where none is allowed.
   absl::Status Take(const std::string& what, const std::string& error, const std::string& fallback);
+  // What was asked for and is not there, without anything having failed: reported, and never an error.
+  void Note(const std::string& what, const std::string& error, const std::string& instead);
   const std::vector<LoadAttempt>& attempts() const { return attempts_; }
 
  private:
@@ -40,7 +42,8 @@ class Fallbacks {
 absl::Status AssertSameSignature(const std::string& original_schema, const std::string& patched_schema);
 
 // The first of flash_attention_2, sdpa, eager, from options.attn_implementation on, that can do `needs`. The sdpa rung
-// takes its kernels in the order of options.sdpa_method, or without an order if none of those fits.
+// takes its kernels in the order of options.sdpa_method, or without an order if none of those fits. A sdpa_method that
+// nothing uses is noted.
 //   INVALID_ARGUMENT     an unknown attn_implementation; a method twice in sdpa_method
 //   FAILED_PRECONDITION  a fallback that is not allowed
 //   UNIMPLEMENTED        not even eager can
@@ -54,7 +57,7 @@ struct PatchedOps {
 };
 
 // Puts the fused versions into the table: all there are, or none if a signature differs. That there are none at all is
-// a fallback; that some operations have none is not, because a model need not call them.
+// a fallback; of an operation that has none alone it is noted that it stays eager.
 absl::StatusOr<PatchedOps> PatchFusedKernels(const Ops& eager, const FusedOps& fused, Fallbacks& fallbacks);
 
 }  // namespace automodeld

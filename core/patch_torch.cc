@@ -69,8 +69,9 @@ absl::StatusOr<std::unique_ptr<AttentionBackend>> MakeRung(const std::string& na
                                                            const AttentionNeeds& needs, Fallbacks& sdpa) {
   if (name == "sdpa" && options.use_sdpa_patching) return MakeSdpa(options, needs, sdpa);
   ASSIGN_OR_RETURN(auto backend, MakeAttention(name, needs, {}));
-  if (name != "sdpa" && options.use_sdpa_patching && !options.sdpa_method.empty()) {
-    RETURN_IF_ERROR(sdpa.Take(MethodsText(options.sdpa_method), fmt::format("has no effect under {}", name), name));
+  if (!options.sdpa_method.empty()) {
+    const std::string what = name == "sdpa" ? "use_sdpa_patching=false" : name;
+    sdpa.Note(MethodsText(options.sdpa_method), fmt::format("has no effect under {}", what), backend->name());
   }
   return backend;
 }
@@ -102,6 +103,10 @@ absl::Status Fallbacks::Take(const std::string& what, const std::string& error, 
   }
   attempts_.push_back({what, error, fallback});
   return absl::OkStatus();
+}
+
+void Fallbacks::Note(const std::string& what, const std::string& error, const std::string& instead) {
+  attempts_.push_back({what, error, instead});
 }
 
 absl::Status AssertSameSignature(const std::string& original_schema, const std::string& patched_schema) {
@@ -140,13 +145,15 @@ absl::StatusOr<std::unique_ptr<AttentionBackend>> PatchAttention(const LoadOptio
 absl::StatusOr<PatchedOps> PatchFusedKernels(const Ops& eager, const FusedOps& fused, Fallbacks& fallbacks) {
   PatchedOps result{.ops = eager, .patches = {}};
   if (fused.patched.empty()) {
-    RETURN_IF_ERROR(fallbacks.Take("use_liger_kernel", absl::StrJoin(fused.unpatched, "; "), "eager operations"));
+    const std::string reasons = absl::StrJoin(fused.unpatched, "; ", absl::PairFormatter(": "));
+    RETURN_IF_ERROR(fallbacks.Take("use_liger_kernel", reasons, "eager operations"));
     return result;
   }
   if (const absl::Status status = CheckSignatures(eager, fused.ops); !status.ok()) {
     RETURN_IF_ERROR(fallbacks.Take("use_liger_kernel", std::string(status.message()), "eager operations"));
     return result;
   }
+  for (const auto& [op, reason] : fused.unpatched) fallbacks.Note("use_liger_kernel=" + op, reason, "eager");
   result.ops = fused.ops;
   ForEachOp(eager, fused.ops, [&](const auto& from, const auto& to) {
     if (from.version != to.version) result.patches.push_back({from.name, from.version, to.version});

@@ -61,6 +61,8 @@ class Safetensors {
 
   // Fills `out` with the tensor's bytes from `offset` on; large pieces by several threads.
   absl::Status Read(const StoredTensor& tensor, uint64_t offset, std::span<std::byte> out) const;
+  // Whether two tensors have the same type, shape and bytes.
+  absl::StatusOr<bool> Equal(const StoredTensor& a, const StoredTensor& b) const;
 
  private:
   absl::Status AddShard(const std::string& folder, const std::string& name);

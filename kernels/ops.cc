@@ -29,7 +29,7 @@ bool Fits(const Kernel& kernel, at::Device device, at::ScalarType dtype) {
 std::string WhyUnpatched(const std::string& op, at::Device device, at::ScalarType dtype) {
   const bool other_dtype = std::ranges::any_of(
       RegisteredKernels(), [&](const Kernel& k) { return k.op == op && k.device == device.type(); });
-  const std::string what = op + ": no fused version for " + VersionName(device.type());
+  const std::string what = "no fused version for " + VersionName(device.type());
   return other_dtype ? what + " and " + c10::toString(dtype) : what;
 }
 
@@ -50,14 +50,18 @@ Ops EagerOps() {
           .sample = {"sample", kSample, "eager", eager::Sample}};
 }
 
-FusedOps FindFusedOps(const Ops& eager, at::Device device, at::ScalarType dtype) {
+std::vector<std::string> OpNames() {
+  const Ops ops = EagerOps();
+  return {ops.rms_norm.name, ops.layer_norm.name, ops.qkv_rope_write_kv.name, ops.act_mul.name, ops.sample.name};
+}
+
+FusedOps FindFusedOps(const Ops& eager, std::span<const std::string> ops, at::Device device, at::ScalarType dtype) {
   FusedOps found{.ops = eager, .patched = {}, .unpatched = {}};
-  for (const std::string& op : {eager.rms_norm.name, eager.layer_norm.name, eager.qkv_rope_write_kv.name,
-                                eager.act_mul.name, eager.sample.name}) {
+  for (const std::string& op : ops) {
     const auto kernel = std::ranges::find_if(RegisteredKernels(),
                                              [&](const Kernel& k) { return k.op == op && Fits(k, device, dtype); });
     if (kernel == RegisteredKernels().end()) {
-      found.unpatched.push_back(WhyUnpatched(op, device, dtype));
+      found.unpatched.emplace_back(op, WhyUnpatched(op, device, dtype));
       continue;
     }
     kernel->install(found.ops);

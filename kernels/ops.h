@@ -13,6 +13,7 @@
 
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -79,14 +80,17 @@ struct Ops {
 // The definition: plain ATen, float32 where transformers uses float32. Works on every device and for every dtype.
 Ops EagerOps();
 
-// What PatchFusedKernels found for a device: the fused versions there are, as (op, version) pairs in `patched`, and why
-// the others stay eager in `unpatched` ("layer_norm: no fused version for cuda").
+// The fused versions of `ops` (names) that there are for a device and dtype: put into the table and listed as
+// (op, version) pairs in `patched`. Why the others stay eager is in `unpatched`: (op, "no fused version for cuda").
 struct FusedOps {
   Ops ops;
   std::vector<std::pair<std::string, std::string>> patched;
-  std::vector<std::string> unpatched;
+  std::vector<std::pair<std::string, std::string>> unpatched;
 };
-FusedOps FindFusedOps(const Ops& eager, at::Device device, at::ScalarType dtype);
+FusedOps FindFusedOps(const Ops& eager, std::span<const std::string> ops, at::Device device, at::ScalarType dtype);
+
+// Of all operations, in the table's order.
+std::vector<std::string> OpNames();
 
 }  // namespace automodeld
 

@@ -74,17 +74,18 @@ at::Tensor InverseFrequencies(const RopeConfig& rope) {
 void ReadScaling(ConfigReader& read, const ConfigReader& top, RopeConfig& rope) {
   rope.type = read.String("rope_type", read.String("type", "default"));
   if (rope.type == "default") return;
-  if (rope.type != "linear" && rope.type != "llama3" && rope.type != "yarn") {
-    read.Fail("rope_type", fmt::format("\"{}\" is not one of default, linear, llama3, yarn", rope.type));
+  if (rope.type != "linear" && rope.type != "llama3" && rope.type != "yarn" && rope.type != "dynamic") {
+    read.Fail("rope_type", fmt::format("\"{}\" is not one of default, linear, dynamic, llama3, yarn", rope.type));
     return;
   }
-  rope.factor = read.Double("factor", 1.0, 1e-6, kHuge);
   rope.low_freq_factor = read.Double("low_freq_factor", 1.0, 1e-6, kHuge);
   rope.high_freq_factor = read.Double("high_freq_factor", 4.0, 1e-6, kHuge);
   rope.original_max_positions = read.Int("original_max_position_embeddings", rope.max_positions, 1, 1 << 30);
   if (top.Has("original_max_position_embeddings")) {
     rope.original_max_positions = ConfigReader(top).Int("original_max_position_embeddings", 1, 1, 1 << 30);
   }
+  const double stretch = static_cast<double>(rope.max_positions) / static_cast<double>(rope.original_max_positions);
+  rope.factor = read.Double("factor", rope.type == "yarn" ? stretch : 1.0, 1e-6, kHuge);
   if (rope.type == "yarn") ReadYarn(read, rope);
   if (rope.type == "llama3" && rope.high_freq_factor <= rope.low_freq_factor) {
     read.Fail("high_freq_factor",
@@ -106,6 +107,9 @@ RopeConfig ReadRope(ConfigReader& read, int64_t head_dim, int64_t max_positions)
     ReadScaling(nested, read, rope);
     rope.theta = nested.Double("rope_theta", rope.theta, 1e-3, kHuge);
     rotary = nested.Double("partial_rotary_factor", rotary, 1e-3, 1.0);
+  }
+  if (rope.type == "yarn" && rope.theta <= 1.0) {
+    read.Fail("rope_theta", fmt::format("{} is not above 1, as yarn needs", rope.theta));
   }
   rope.rotary_dim = static_cast<int64_t>(static_cast<double>(head_dim) * rotary) / 2 * 2;
   return rope;

@@ -30,7 +30,12 @@ struct Architecture {
   std::function<absl::StatusOr<ModelShape>(const Config&)> describe;
   // Pulls every weight; errors are in the weights' source. `config` has passed describe.
   std::function<std::unique_ptr<Model>(const Config&, const Weights&, const Ops&)> make;
-  std::string base_prefix;             // "model.": names may come with or without it
+  std::vector<std::string> ops;  // operations of the op table that it calls
+  std::string base_prefix;       // "model.": names may come with or without it
+  // With tie_word_embeddings, `copy` may be stored as well, and must then equal `original`.
+  struct {
+    std::string copy, original;
+  } tied = {};
   std::vector<std::string> ignorable;  // substrings of tensor names that need not be read
 };
 

@@ -50,6 +50,7 @@ struct DecoderConfig {
 };
 
 constexpr int64_t kMaxDim = 1 << 20;
+constexpr int64_t kMaxHeadDim = 1024;
 
 std::vector<int64_t> ReadWindows(ConfigReader& read, Window kind, int64_t num_layers) {
   if (kind == Window::kNone) return {};
@@ -64,18 +65,33 @@ std::vector<int64_t> ReadWindows(ConfigReader& read, Window kind, int64_t num_la
   for (size_t i = 0; i < windows.size(); ++i) {
     const bool sliding = i < types.size() ? types[i] == "sliding_attention" : static_cast<int64_t>(i) >= first;
     if (!sliding) windows[i] = 0;
+    if (i >= types.size() || sliding || types[i] == "full_attention") continue;
+    read.Fail("layer_types", fmt::format("\"{}\" is not one of full_attention, sliding_attention", types[i]));
   }
   return windows;
+}
+
+int64_t ReadHeadDim(ConfigReader& read, const Traits& traits, const ModelShape& shape) {
+  if (read.Has("head_dim")) return read.Int("head_dim", 2, 2, kMaxHeadDim);
+  if (traits.head_dim > 0 && !read.Null("head_dim")) return traits.head_dim;
+  const int64_t head_dim = shape.hidden_size / shape.num_heads;
+  if (shape.hidden_size % shape.num_heads != 0) {
+    read.Fail("num_attention_heads",
+              fmt::format("{} does not divide hidden_size {}", shape.num_heads, shape.hidden_size));
+  } else if (head_dim > kMaxHeadDim) {
+    read.Fail("hidden_size",
+              fmt::format("{} gives heads of {}, more than {}", shape.hidden_size, head_dim, kMaxHeadDim));
+  }
+  return head_dim;
 }
 
 void ReadShape(ConfigReader& read, const Traits& traits, ModelShape& shape) {
   shape.hidden_size = read.Int("hidden_size", 4096, 1, kMaxDim);
   shape.num_layers = read.Int("num_hidden_layers", 32, 1, 1024);
   shape.num_heads = read.Int("num_attention_heads", 32, 1, 4096);
-  shape.num_kv_heads =
-      read.Int("num_key_value_heads", traits.num_kv_heads > 0 ? traits.num_kv_heads : shape.num_heads, 1, 4096);
-  shape.head_dim =
-      read.Int("head_dim", traits.head_dim > 0 ? traits.head_dim : shape.hidden_size / shape.num_heads, 1, 1024);
+  const bool as_heads = traits.num_kv_heads == 0 || read.Null("num_key_value_heads");
+  shape.num_kv_heads = read.Int("num_key_value_heads", as_heads ? shape.num_heads : traits.num_kv_heads, 1, 4096);
+  shape.head_dim = ReadHeadDim(read, traits, shape);
   shape.vocab_size = read.Int("vocab_size", traits.vocab_size, 1, 1 << 24);
   shape.max_positions = read.Int("max_position_embeddings", traits.max_positions, 1, 1 << 24);
   shape.initializer_range = read.Double("initializer_range", 0.02, 0.0, 1.0);
@@ -191,7 +207,9 @@ Architecture Row(const std::string& name, const std::string& model_type, const T
           .make = [traits](const Config& config, const Weights& w, const Ops& ops) -> std::unique_ptr<Model> {
             return std::make_unique<Decoder>(ReadDecoder(config, traits).value(), w, ops);
           },
+          .ops = {"rms_norm", "qkv_rope_write_kv", "act_mul", "sample"},
           .base_prefix = "model.",
+          .tied = {.copy = "lm_head.weight", .original = "model.embed_tokens.weight"},
           .ignorable = {"rotary_emb.inv_freq"}};
 }
 
@@ -204,6 +222,7 @@ const bool kRegistered = RegisterArchitectures({
          .window = Window::kUpper,
          .intermediate_size = 22016,
          .vocab_size = 151936,
+         .num_kv_heads = 32,
          .max_positions = 32768}),
     Row("Qwen3ForCausalLM", "qwen3",
         {.bias = Bias::kConfig,
@@ -211,6 +230,7 @@ const bool kRegistered = RegisterArchitectures({
          .window = Window::kUpper,
          .intermediate_size = 22016,
          .vocab_size = 151936,
+         .num_kv_heads = 32,
          .head_dim = 128,
          .max_positions = 32768}),
 });

@@ -2,6 +2,7 @@
 // and only the bucket in which the first k, or the share p, ends is sorted. Rows run in parallel.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "kernels/cpu/rows.h"
@@ -52,7 +53,8 @@ class RankedTokens {
       : row_(row), weights_(weights), largest_(range.largest) {
     const double width =
         std::min(static_cast<double>(range.largest) - range.smallest, kWidestInTemperatures * row.temperature);
-    buckets_per_logit_ = width > 0 ? static_cast<float>((kBuckets - 1) / width) : 0.0f;
+    const double most = std::numeric_limits<float>::max();  // of a temperature near 0: only the largest logits count
+    buckets_per_logit_ = width > 0 ? static_cast<float>(std::min((kBuckets - 1) / width, most)) : 0.0f;
     for (int64_t token = 0; token < row.vocab; ++token) {
       Bucket& bucket = buckets_[BucketOf(token)];
       ++bucket.tokens;

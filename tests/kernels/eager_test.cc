@@ -61,7 +61,7 @@ TEST(Eager, KeysAndValuesGoToTheirSlotsAndNowhereElse) {
 }
 
 TEST(Eager, AnUnknownActivationIsRefusedWithTheKnownOnes) {
-  for (const Ops& ops : {EagerOps(), FindFusedOps(EagerOps(), at::kCPU, at::kFloat).ops}) {
+  for (const Ops& ops : {EagerOps(), FindFusedOps(EagerOps(), OpNames(), at::kCPU, at::kFloat).ops}) {
     try {
       ops.act_mul(at::zeros({1, 4}), "relu", false);
       FAIL() << "relu was taken";
@@ -74,7 +74,7 @@ TEST(Eager, AnUnknownActivationIsRefusedWithTheKnownOnes) {
 TEST(Eager, QuantisedRowsKeepThreeBitsAndFillTheRange) {
   for (const at::Device device : Devices()) {
     const at::Tensor x = (Random({6, 64}, 6) * at::logspace(-6, 4, 6).unsqueeze(1)).to(device);
-    for (const Ops& ops : {EagerOps(), FindFusedOps(EagerOps(), device, at::kFloat).ops}) {
+    for (const Ops& ops : {EagerOps(), FindFusedOps(EagerOps(), OpNames(), device, at::kFloat).ops}) {
       const auto [y, none, sum] = ops.rms_norm(x, kNone, at::ones({64}).to(device), 1e-12, false);
       const auto [quantised, scale, same] = ops.rms_norm(x, kNone, at::ones({64}).to(device), 1e-12, true);
       EXPECT_EQ(quantised.scalar_type(), at::kFloat8_e4m3fn);

@@ -87,18 +87,27 @@ TEST(Fused, SixteenBitVersionsRoundWhereEagerRounds) {
 }
 
 TEST(Fused, EveryOpHasAVersionForTheCpu) {
-  const FusedOps found = FindFusedOps(EagerOps(), at::kCPU, at::kBFloat16);
+  const FusedOps found = FindFusedOps(EagerOps(), OpNames(), at::kCPU, at::kBFloat16);
   EXPECT_EQ(found.patched.size(), 5);
   EXPECT_TRUE(found.unpatched.empty());
   EXPECT_EQ(found.ops.rms_norm.version, "cpu");
   EXPECT_EQ(found.ops.rms_norm.schema, EagerOps().rms_norm.schema);
 }
 
+TEST(Fused, OnlyTheOpsAskedForAreReplaced) {
+  const std::vector<std::string> ops = {"sample"};
+  const FusedOps found = FindFusedOps(EagerOps(), ops, at::kCPU, at::kFloat);
+  EXPECT_EQ(found.patched, (std::vector<std::pair<std::string, std::string>>{{"sample", "cpu"}}));
+  EXPECT_EQ(found.ops.sample.version, "cpu");
+  EXPECT_EQ(found.ops.rms_norm.version, "eager");
+}
+
 TEST(Fused, WhatHasNoVersionStaysEagerAndIsNamed) {
-  const FusedOps found = FindFusedOps(EagerOps(), at::kCPU, at::kDouble);
+  const FusedOps found = FindFusedOps(EagerOps(), OpNames(), at::kCPU, at::kDouble);
   EXPECT_TRUE(found.patched.empty());
   ASSERT_EQ(found.unpatched.size(), 5);
-  EXPECT_EQ(found.unpatched[0], "rms_norm: no fused version for cpu and Double");
+  EXPECT_EQ(found.unpatched[0],
+            (std::pair<std::string, std::string>("rms_norm", "no fused version for cpu and Double")));
   EXPECT_EQ(found.ops.rms_norm.version, "eager");
 }
 

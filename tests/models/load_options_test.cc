@@ -155,9 +155,6 @@ TEST_F(LoadOption, SdpaMethodsThatDoNotFitFallBackToLibtorchsOrder) {
   ASSERT_EQ(report.attempts.size(), 1U);
   EXPECT_EQ(report.attempts[0].what, "sdpa_method=[CUDNN_ATTENTION]");
   EXPECT_TRUE(report.attention_backend.starts_with("sdpa"));
-  options_.use_sdpa_patching = false;
-  EXPECT_TRUE(Report().attempts.empty());
-  options_.use_sdpa_patching = true;
   options_.allow_fallback = false;
   ExpectRefused(absl::StatusCode::kFailedPrecondition, "sdpa_method=[CUDNN_ATTENTION]: ");
 }
@@ -169,17 +166,23 @@ TEST_F(LoadOption, SdpaMethodsWithoutEffectAreReported) {
   ASSERT_EQ(report.attempts.size(), 1U);
   EXPECT_EQ(report.attempts[0].what, "sdpa_method=[MATH]");
   EXPECT_EQ(report.attempts[0].error, "has no effect under eager");
+  options_.allow_fallback = false;  // nothing failed
+  EXPECT_EQ(Report().attempts.size(), 1U);
+  options_.attn_implementation = "sdpa";
+  options_.use_sdpa_patching = false;
+  ASSERT_EQ(Report().attempts.size(), 1U);
+  EXPECT_EQ(Report().attempts[0].error, "has no effect under use_sdpa_patching=false");
 }
 
-TEST_F(LoadOption, FusedKernelsArePatchedInOrTheirAbsenceIsReported) {
+TEST_F(LoadOption, FusedKernelsReplaceTheOpsThatTheArchitectureCalls) {
   EXPECT_TRUE(Report().patches.empty());
   options_.use_liger_kernel = true;
   const LoadReport report = Report();
-  EXPECT_NE(report.patches.empty(), report.attempts.empty());
-  for (const OpPatch& patch : report.patches) {
-    EXPECT_EQ(patch.from, "eager");
-    EXPECT_NE(patch.to, "eager");
-  }
+  EXPECT_TRUE(report.attempts.empty());
+  ASSERT_EQ(report.patches.size(), 1U);
+  EXPECT_EQ(report.patches[0].op, "sample");  // the tiny model's only one
+  EXPECT_EQ(report.patches[0].from, "eager");
+  EXPECT_EQ(report.patches[0].to, "cpu");
 }
 
 TEST_F(LoadOption, Fp8IsAReportedFallbackUntilItIsBuilt) {
@@ -232,6 +235,28 @@ TEST_F(LoadOption, OverridesChangeTheConfiguration) {
   ExpectRefused(absl::StatusCode::kInvalidArgument, "config_json: num_hidden_layers: 0 is outside 1..1024");
   options_.config_overrides = "nonsense";
   ExpectRefused(absl::StatusCode::kInvalidArgument, "config_overrides: not valid JSON");
+}
+
+TEST_F(LoadOption, ShapesThatCannotBeAreRefused) {
+  const std::vector<std::pair<std::string, std::string>> rows = {
+      {R"("hidden_size": 16)", "num_attention_heads: 32 does not divide hidden_size 16"},
+      {R"("hidden_size": 100, "num_attention_heads": 3)", "num_attention_heads: 3 does not divide hidden_size 100"},
+      {R"("hidden_size": 1048576, "num_attention_heads": 1)", "gives heads of 1048576, more than 1024"},
+      {R"("head_dim": 0)", "head_dim: 0 is outside 2..1024"},
+      {R"("head_dim": 33)", "head_dim: 33 is odd"},
+      {R"("num_key_value_heads": 5)", "num_key_value_heads: 5 does not divide num_attention_heads 32"},
+      {R"("num_hidden_layers": 0)", "num_hidden_layers: 0 is outside"},
+      {R"("vocab_size": -1)", "vocab_size: -1 is outside"},
+      {R"("max_position_embeddings": 0)", "max_position_embeddings: 0 is outside"},
+      {R"("rope_scaling": {"rope_type": "yarn", "factor": 2}, "rope_theta": 1)", "rope_theta: 1 is not above 1"},
+      {R"("rope_scaling": {"rope_type": "longrope"})", "rope_type: \"longrope\" is not one of"}};
+  options_.check_only = true;
+  for (const auto& [keys, message] : rows) {
+    options_.config_json = R"({"model_type": "llama", )" + keys + "}";
+    ExpectRefused(absl::StatusCode::kInvalidArgument, message);
+  }
+  options_.config_json = R"({"model_type": "qwen2", "use_sliding_window": true, "layer_types": ["chunked"]})";
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "layer_types: \"chunked\" is not one of");
 }
 
 TEST_F(LoadOption, EngineLimitsReachTheRunner) {

@@ -49,8 +49,8 @@ TEST(AssertSameSignature, WhatIsNoSchemaIsRefused) {
   }
 }
 
-TEST(PatchFusedKernels, InstallsAllVersionsAndNamesThem) {
-  FusedOps fused{.ops = EagerOps(), .patched = {{"rms_norm", "cpu"}}, .unpatched = {"sample: none"}};
+TEST(PatchFusedKernels, InstallsAllVersionsAndNamesWhatThereIsAndWhatThereIsNot) {
+  FusedOps fused{.ops = EagerOps(), .patched = {{"rms_norm", "cpu"}}, .unpatched = {{"sample", "none for it"}}};
   fused.ops.rms_norm.version = "cpu";
   Fallbacks fallbacks(/*allowed=*/false);
   const auto patched = PatchFusedKernels(EagerOps(), fused, fallbacks);
@@ -60,6 +60,10 @@ TEST(PatchFusedKernels, InstallsAllVersionsAndNamesThem) {
   EXPECT_EQ(patched->patches[0].op, "rms_norm");
   EXPECT_EQ(patched->patches[0].from, "eager");
   EXPECT_EQ(patched->patches[0].to, "cpu");
+  ASSERT_EQ(fallbacks.attempts().size(), 1U);  // noted, although no fallback is allowed: nothing failed
+  EXPECT_EQ(fallbacks.attempts()[0].what, "use_liger_kernel=sample");
+  EXPECT_EQ(fallbacks.attempts()[0].error, "none for it");
+  EXPECT_EQ(fallbacks.attempts()[0].fallback, "eager");
 }
 
 TEST(PatchFusedKernels, OneWrongSignatureInstallsNone) {
@@ -79,7 +83,7 @@ TEST(PatchFusedKernels, OneWrongSignatureInstallsNone) {
 }
 
 TEST(PatchFusedKernels, NoVersionAtAllIsAFallback) {
-  const FusedOps fused{.ops = EagerOps(), .patched = {}, .unpatched = {"rms_norm: none", "sample: none"}};
+  const FusedOps fused{.ops = EagerOps(), .patched = {}, .unpatched = {{"rms_norm", "none"}, {"sample", "none"}}};
   Fallbacks fallbacks(/*allowed=*/true);
   ASSERT_TRUE(PatchFusedKernels(EagerOps(), fused, fallbacks).ok());
   ASSERT_EQ(fallbacks.attempts().size(), 1U);

@@ -63,7 +63,9 @@ Architecture Row(const std::string& name, const std::string& model_type, std::ve
             ConfigReader read(config);
             return std::make_unique<Tiny>(ReadShape(read, causal), w, read.Bool("tie_word_embeddings", false));
           },
+          .ops = {"sample"},
           .base_prefix = "model.",
+          .tied = {.copy = "lm_head.weight", .original = "model.embed_tokens.weight"},
           .ignorable = {"rotary_emb.inv_freq"}};
 }
 
