@@ -38,6 +38,7 @@ typedef struct AmTextFacts {
   int32_t pad_id;
   int32_t model_max_length;  // 0: none
   int32_t has_chat_template;
+  int32_t chat_takes_tools;
 } AmTextFacts;
 
 void am_text_bytes_free(AmTextBytes bytes);

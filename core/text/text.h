@@ -54,7 +54,8 @@ class Tokenizer {
   //   special_tokens_map.json   special tokens in older checkpoints
   //   chat_template.jinja, chat_template.json, additional_chat_templates/*.jinja
   // All but the first may be absent. NOT_FOUND: no tokenizer.json. INVALID_ARGUMENT: a file is malformed (a chat
-  // template that does not parse is RenderChat's error). FAILED_PRECONDITION: a file cannot be read.
+  // template that does not parse is RenderChat's error), or larger than 256 MiB (tokenizer.json), 32 MiB (the other
+  // .json files) or 1 MiB (a template). FAILED_PRECONDITION: a file cannot be read, or is a folder, a pipe or a device.
   static absl::StatusOr<std::shared_ptr<const Tokenizer>> Load(const std::string& folder);
 
   // The ids of `text`, never cut. Special tokens written out in the text become their ids, as in transformers;
@@ -82,6 +83,10 @@ class Tokenizer {
 
   bool has_chat_template() const;
 
+  // Whether the template that RenderChat takes for a chat with tools reads the variable `tools`: false if it would drop
+  // them silently. True if RenderChat has an error to tell (no template, or one that does not parse).
+  bool chat_takes_tools() const;
+
   // The prompt of a chat, as transformers' apply_chat_template(tokenize=False) renders it. `messages_json` is an array
   // of objects: [{"role": "user", "content": "Hi" | [parts], "tool_calls": […]}, …]. The template sees `messages`,
   // `tools`, `documents`, `add_generation_prompt`, the special tokens (`bos_token`, …) and extra_json's variables.
@@ -100,7 +105,7 @@ class Tokenizer {
     int vocab_size;
     std::optional<int32_t> bos_id, eos_id, pad_id;
     int model_max_length;
-    bool has_chat_template;
+    bool has_chat_template, chat_takes_tools;
   };
 
   Tokenizer(AmTextTokenizer* handle, const Facts& facts) : handle_(handle), facts_(facts) {}

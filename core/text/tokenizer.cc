@@ -22,7 +22,8 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::Load(const std::stri
                                                                  .eos_id = IdOrNone(facts.eos_id),
                                                                  .pad_id = IdOrNone(facts.pad_id),
                                                                  .model_max_length = facts.model_max_length,
-                                                                 .has_chat_template = facts.has_chat_template != 0}));
+                                                                 .has_chat_template = facts.has_chat_template != 0,
+                                                                 .chat_takes_tools = facts.chat_takes_tools != 0}));
 }
 
 absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text, bool add_special_tokens) const {
@@ -52,6 +53,7 @@ std::optional<int32_t> Tokenizer::eos_id() const { return facts_.eos_id; }
 std::optional<int32_t> Tokenizer::pad_id() const { return facts_.pad_id; }
 int Tokenizer::model_max_length() const { return facts_.model_max_length; }
 bool Tokenizer::has_chat_template() const { return facts_.has_chat_template; }
+bool Tokenizer::chat_takes_tools() const { return facts_.chat_takes_tools; }
 
 absl::StatusOr<std::string> Tokenizer::RenderChat(const std::string& messages_json, const ChatOptions& options) const {
   text::OwnedBytes error, prompt;

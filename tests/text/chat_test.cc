@@ -98,6 +98,44 @@ TEST(ChatTemplate, AbsenceIsAFailedPrecondition) {
               IsFailure(absl::StatusCode::kFailedPrecondition, "no chat template"));
 }
 
+TEST(ChatTemplate, TakesToolsIfItReadsThem) {
+  for (const std::string source :
+       {"{{ tools }}", "{%- if tools %}x{% endif %}", "{% for t in tools or [] %}{{ t }}{% endfor %}",
+        "{% set tools = tools or [] %}{{ tools | tojson }}", "{% macro m(tools) %}{{ tools }}{% endmacro %}{{ m(tools) }}",
+        "{% macro m() %}{{ tools | length }}{% endmacro %}{{ m() }}", "{% generation %}{{ tools }}{% endgeneration %}"}) {
+    EXPECT_TRUE(LoadWithTemplate(source)->chat_takes_tools()) << source;
+  }
+  for (const std::string source :
+       {"", "tools", "{# {{ tools }} #}", "{{ 'tools' }}", "{% raw %}{{ tools }}{% endraw %}", "{{ messages[0].tools }}",
+        "{{ tools_in_user_message }}", "{% for tools in messages %}{{ tools }}{% endfor %}"}) {
+    EXPECT_FALSE(LoadWithTemplate(source)->chat_takes_tools()) << source;
+  }
+}
+
+TEST(ChatTemplate, TakesToolsIsToldOfTheOneThatIsForTools) {
+  CheckpointFolder reads, ignores;
+  reads.Write("tokenizer.json", ByteLevelTokenizer().dump()).Write("chat_template.jinja", "plain");
+  EXPECT_FALSE(reads.Load()->chat_takes_tools());
+  EXPECT_TRUE(reads.Write("additional_chat_templates/tool_use.jinja", "{{ tools }}").Load()->chat_takes_tools());
+  ignores.Write("tokenizer.json", ByteLevelTokenizer().dump()).Write("chat_template.jinja", "{{ tools }}");
+  EXPECT_FALSE(ignores.Write("additional_chat_templates/tool_use.jinja", "plain").Load()->chat_takes_tools());
+}
+
+TEST(ChatTemplate, TakesToolsIsTrueWhereRenderingHasAnErrorToTell) {
+  EXPECT_TRUE(LoadWithConfig({{"bos_token", "<s>"}})->chat_takes_tools());
+  EXPECT_TRUE(LoadWithTemplate("{% if %}")->chat_takes_tools());
+}
+
+TEST(ChatTemplate, TakesToolsOfRealModels) {
+  const std::pair<std::string, bool> templates[] = {{"chatml", false}, {"gemma", false},   {"llama3", true},
+                                                    {"mistral", true}, {"qwen2_5", true}, {"qwen3", true}};
+  for (const auto& [name, takes_tools] : templates) {
+    std::ifstream file(AUTOMODELD_SOURCE_DIR "/tests/text/templates/" + name + ".jinja");
+    const std::string source{std::istreambuf_iterator<char>(file), {}};
+    EXPECT_EQ(LoadWithTemplate(source)->chat_takes_tools(), takes_tools) << name;
+  }
+}
+
 TEST(ChatTemplate, WhatItRaisesIsTheMessage) {
   EXPECT_THAT(Failure("{% if true %}{{ raise_exception('Roles must alternate: ' + messages[0].role) }}{% endif %}"),
               IsFailure(absl::StatusCode::kInvalidArgument, "chat template: Roles must alternate: user"));

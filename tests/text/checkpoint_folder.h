@@ -6,7 +6,9 @@
 
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -30,6 +32,24 @@ class CheckpointFolder {
   CheckpointFolder& Write(const std::string& name, const std::string& content) {
     std::filesystem::create_directories((path_ / name).parent_path());
     std::ofstream(path_ / name, std::ios::binary) << content;
+    return *this;
+  }
+
+  // A named pipe that nobody writes to: to open it the usual way blocks.
+  CheckpointFolder& MakePipe(const std::string& name) {
+    EXPECT_EQ(mkfifo((path_ / name).c_str(), 0600), 0);
+    return *this;
+  }
+
+  CheckpointFolder& MakeFolder(const std::string& name) {
+    std::filesystem::create_directories(path_ / name);
+    return *this;
+  }
+
+  // A file of `size` bytes that takes no room on the disk.
+  CheckpointFolder& MakeSparse(const std::string& name, uint64_t size) {
+    Write(name, "");
+    std::filesystem::resize_file(path_ / name, size);
     return *this;
   }
 

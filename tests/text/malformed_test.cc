@@ -139,6 +139,39 @@ TEST(MalformedConfig, ErrorsNameTheFile) {
   }
 }
 
+// Only a writer would wake a reader that waits for a pipe, and no cancel.
+TEST(MalformedConfig, WhatIsNoPlainFileIsRefusedAtOnce) {
+  for (const std::string name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                                 "chat_template.json", "chat_template.jinja"}) {
+    CheckpointFolder pipe, folder;
+    if (name != "tokenizer.json") pipe.Write("tokenizer.json", ByteLevelTokenizer().dump());
+    for (const absl::Status& status :
+         {pipe.MakePipe(name).TryLoad().status(), folder.MakeFolder(name).TryLoad().status()}) {
+      EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << name;
+      EXPECT_EQ(std::string(status.message()), name + ": not a plain file");
+    }
+  }
+}
+
+TEST(MalformedConfig, PipesAmongAdditionalTemplatesAreRefusedAtOnce) {
+  CheckpointFolder inside, instead;
+  inside.Write("tokenizer.json", ByteLevelTokenizer().dump()).MakeFolder("additional_chat_templates");
+  const absl::Status status = inside.MakePipe("additional_chat_templates/tool_use.jinja").TryLoad().status();
+  EXPECT_EQ(std::string(status.message()), "tool_use.jinja: not a plain file");
+  instead.Write("tokenizer.json", ByteLevelTokenizer().dump()).MakePipe("additional_chat_templates");
+  EXPECT_TRUE(instead.TryLoad().ok());
+}
+
+TEST(MalformedConfig, FilesLargerThanTheirLimitAreRefused) {
+  const std::pair<std::string, uint64_t> limits[] = {
+      {"tokenizer.json", 256 << 20}, {"tokenizer_config.json", 32 << 20}, {"chat_template.jinja", 1 << 20}};
+  for (const auto& [name, limit] : limits) {
+    const absl::Status status = CheckpointFolder().MakeSparse(name, limit + 1).TryLoad().status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(std::string(status.message()), name + ": more than " + std::to_string(limit) + " bytes");
+  }
+}
+
 TEST(MalformedConfig, ChatTemplatesOfAnotherFormAreRefused) {
   CheckpointFolder folder;
   folder.Write("tokenizer.json", ByteLevelTokenizer().dump());

@@ -44,6 +44,15 @@ impl ChatTemplates {
         self.environment.templates().next().is_none() && self.malformed.is_empty()
     }
 
+    /// Whether the template of a chat with tools reads them. True where rendering has an error to tell.
+    pub fn takes_tools(&self) -> bool {
+        let Ok(name) = self.choose(true) else { return true };
+        self.environment.get_template(name).is_ok_and(|template| {
+            // The engine takes what a template sets for its own, even in `{% set tools = tools or [] %}`.
+            template.undeclared_variables(false).contains("tools") || template.source().contains("set tools")
+        })
+    }
+
     pub fn render(self: &Arc<Self>, request: &ChatRequest) -> Result<String> {
         let variables = request.variables(&self.special_tokens)?;
         let name = self.choose(!variables["tools"].is_null())?;

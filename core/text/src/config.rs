@@ -4,7 +4,8 @@ use crate::error::{Code, Result, TextError};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
@@ -56,24 +57,34 @@ pub fn read_tokenizer_json(folder: &Path) -> Result<String> {
 }
 
 fn read_text(folder: &Path, name: &str, max_bytes: u64) -> Result<Option<String>> {
-    let file = match fs::File::open(folder.join(name)) {
+    let unreadable = |reason: String| TextError::new(Code::FailedPrecondition, format!("{name}: {reason}"));
+    let too_long = || TextError::invalid(format!("{name}: more than {max_bytes} bytes"));
+    let cannot_read = |error: io::Error| unreadable(error.kind().to_string());
+    let file = match open(&folder.join(name)) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(TextError::new(Code::FailedPrecondition, format!("{name}: {}", error.kind()))),
+        Err(error) => return Err(cannot_read(error)),
     };
+    let metadata = file.metadata().map_err(cannot_read)?;
+    if !metadata.is_file() {
+        return Err(unreadable("not a plain file".into()));
+    }
+    if metadata.len() > max_bytes {
+        return Err(too_long());
+    }
     let mut bytes = Vec::new();
-    file.take(max_bytes + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| TextError::new(Code::FailedPrecondition, format!("{name}: {}", error.kind())))?;
+    file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(cannot_read)?;
     if bytes.len() as u64 > max_bytes {
-        return Err(TextError::invalid(format!("{name}: more than {max_bytes} bytes")));
+        return Err(too_long());
     }
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) => {
-            Err(TextError::invalid(format!("{name}: invalid UTF-8 at byte {}", error.utf8_error().valid_up_to())))
-        }
-    }
+    String::from_utf8(bytes).map(Some).map_err(|error| {
+        TextError::invalid(format!("{name}: invalid UTF-8 at byte {}", error.utf8_error().valid_up_to()))
+    })
+}
+
+/// Does not wait: a named pipe in the folder must not hold the load forever.
+fn open(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
 fn read_object(folder: &Path, name: &str) -> Result<Map<String, Value>> {

@@ -34,6 +34,7 @@ pub struct AmTextFacts {
     pad_id: i32,
     model_max_length: i32,
     has_chat_template: i32,
+    chat_takes_tools: i32,
 }
 
 impl<T> From<Vec<T>> for Buffer<T> {
@@ -102,6 +103,7 @@ fn load(folder: &[u8]) -> Result<(AmTextTokenizer, AmTextFacts)> {
         pad_id: id("pad_token"),
         model_max_length: config.model_max_length,
         has_chat_template: (!templates.is_empty()).into(),
+        chat_takes_tools: templates.takes_tools().into(),
     };
     Ok((AmTextTokenizer { tokenizer: Arc::new(tokenizer), templates: Arc::new(templates) }, facts))
 }
