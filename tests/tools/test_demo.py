@@ -1,5 +1,6 @@
 """tools/demo, what `make demo` runs once it has built."""
 
+import os
 import re
 import subprocess
 
@@ -11,9 +12,8 @@ from daemon import BUILD, ROOT
 @pytest.fixture(scope="module")
 def outputs():
     """What each command printed, by its line."""
-    if BUILD != ROOT / "build/release":
-        pytest.skip("tools/demo runs the daemon of build/release")
-    done = subprocess.run([ROOT / "tools/demo"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([ROOT / "tools/demo"], env={**os.environ, "BUILD_FOLDER": str(BUILD)}, capture_output=True,
+                          text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     commands = re.split(r"^\$ ", done.stdout, flags=re.MULTILINE)[1:]
     return dict(command.split("\n", 1) for command in commands)
@@ -32,7 +32,7 @@ def test_both_models_are_ready_and_one_is_told_of_in_full(outputs):
     head, *rows = outputs["automodeld models"].strip().splitlines()
     assert head.split()[:2] == ["MODEL", "STATE"]
     assert [row.split()[:2] for row in rows] == [["kjv", "READY"], ["minilm", "READY"]]
-    assert re.search(r"^attention +flash_attention_2", outputs["automodeld models kjv"], flags=re.MULTILINE)
+    assert re.search(r"^attention +\S", outputs["automodeld models kjv"], flags=re.MULTILINE)
 
 
 def test_the_language_model_writes_and_the_embedder_sees_what_is_alike(outputs):
