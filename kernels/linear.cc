@@ -5,7 +5,7 @@
 
 namespace automodeld {
 
-at::Tensor PackForManyRows(const at::Tensor& weight) { return CanPackLinear(weight) ? PackLinear(weight) : weight; }
+at::Tensor PackWeight(const at::Tensor& weight) { return CanPackLinear(weight) ? PackLinear(weight) : weight; }
 
 at::Tensor RunLinear(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                      const std::string& activation) {

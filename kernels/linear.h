@@ -3,8 +3,8 @@
 //   at::Tensor y = RunLinear(x, weight, bias);  // x [tokens, in], weight [out, in], bias [out] -> y [tokens, out]
 //
 // Picks the fastest of what this build and machine have for the shape, dtype and device, and at::linear otherwise. Sums
-// are kept in float32 whatever the dtype. A row of y does not depend on the other rows of x in value beyond rounding;
-// in float32 on the CPU, rounding may differ with the number of rows. Any thread; throws c10::Error on a wrong shape.
+// are kept in float32 whatever the dtype. A row of y does not depend on the other rows of x in value beyond rounding,
+// and in float32 on the CPU not in a bit. Any thread; throws c10::Error on a wrong shape.
 #ifndef KERNELS_LINEAR_H_
 #define KERNELS_LINEAR_H_
 
@@ -19,9 +19,9 @@ namespace automodeld {
 at::Tensor RunLinear(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias = {},
                      const std::string& activation = "");
 
-// The weight in the order in which it is multiplied fastest by many rows at a time, for RunLinear alone; `weight`
-// itself where there is none. There is one for float32 on the CPU.
-at::Tensor PackForManyRows(const at::Tensor& weight);
+// The weight in the order in which it is multiplied fastest, for RunLinear alone; `weight` itself where there is no
+// better one. There is one for float32 on the CPU.
+at::Tensor PackWeight(const at::Tensor& weight);
 
 // "silu", "gelu", "gelu_tanh" or "relu" of each element.
 at::Tensor Activate(const at::Tensor& x, const std::string& activation);

@@ -17,17 +17,16 @@ std::vector<std::string> WithSuffix(const std::vector<std::string>& members, con
 
 }  // namespace
 
-Linear::Linear(const Weights& w, const LinearShape& shape) : weight_(w.Get("weight", {shape.out, shape.in})) {
+Linear::Linear(const Weights& w, const LinearShape& shape)
+    : weight_(PackWeight(w.Get("weight", {shape.out, shape.in}))) {
   if (shape.bias) bias_ = w.Get("bias", {shape.out});
 }
 
 Linear::Linear(const Weights& w, const std::vector<std::string>& members, const std::vector<int64_t>& out_dims,
                int64_t in_dim, bool bias)
-    : weight_(w.Fused(WithSuffix(members, ".weight"), out_dims, in_dim)) {
+    : weight_(PackWeight(w.Fused(WithSuffix(members, ".weight"), out_dims, in_dim))) {
   if (bias) bias_ = w.Fused(WithSuffix(members, ".bias"), out_dims, 0);
 }
-
-void Linear::PackForManyRows() { weight_ = automodeld::PackForManyRows(weight_); }
 
 at::Tensor Linear::operator()(const at::Tensor& x, const std::string& activation) const {
   return RunLinear(x, weight_, bias_, activation);

@@ -30,14 +30,11 @@ class Linear {
   // A weight that already exists, such as a tied embedding.
   explicit Linear(at::Tensor weight) : weight_(std::move(weight)) {}
 
-  // For layers that mostly see many tokens at a time, such as an encoder's.
-  void PackForManyRows();
-
   // [tokens, in] -> [tokens, out]; `activation` as RunLinear.
   at::Tensor operator()(const at::Tensor& x, const std::string& activation = "") const;
 
  private:
-  at::Tensor weight_;               // [out, in], or what PackForManyRows made of it
+  at::Tensor weight_;               // [out, in], or what PackWeight made of it
   std::optional<at::Tensor> bias_;  // [out]
 };
 

@@ -106,9 +106,7 @@ class Layer {
                       {.out = c.intermediate_size, .in = c.shape.hidden_size, .bias = true}),
         output_(w / "output" / "dense", {.out = c.shape.hidden_size, .in = c.intermediate_size, .bias = true}),
         output_norm_(w / "output" / "LayerNorm", c.shape.hidden_size, c.eps, ops),
-        ops_(&ops) {
-    for (Linear* linear : {&qkv_, &attention_output_, &intermediate_, &output_}) linear->PackForManyRows();
-  }
+        ops_(&ops) {}
 
   at::Tensor Forward(const at::Tensor& x, const Inputs& in) const {  // [tokens, hidden]
     auto [q, k, v] = ops_->qkv_rope_write_kv(qkv_(x), shape_.num_heads, shape_.num_kv_heads, std::nullopt, std::nullopt,

@@ -1,6 +1,6 @@
 // Up to 16 rows: y[m][n] = sum_k x[m][k] W[n][k] straight from W, four rows of W and up to four of x at a time; W is
-// read once, at memory speed. More rows of 16-bit weights: panels of W are widened to float32 in a thread's own cache
-// and multiplied there by libtorch.
+// read once, at memory speed. More rows in float32: 16 at a time. More rows of 16-bit weights: panels of W are widened
+// to float32 in a thread's own cache and multiplied there by libtorch.
 #include "kernels/cpu/linear.h"
 
 #include <ATen/Parallel.h>
@@ -191,14 +191,19 @@ bool IsForCpuLinear(const at::Tensor& x, const at::Tensor& weight, const std::op
   if (!x.is_cpu() || !known || x.dim() != 2 || x.size(0) == 0 || x.size(1) != weight.size(1)) return false;
   if (weight.scalar_type() != type || !weight.is_contiguous()) return false;
   if (IsDefined(bias) && (bias->scalar_type() != type || bias->numel() != weight.size(0))) return false;
-  return x.size(0) <= kFewRows || (type == at::kBFloat16 && !HasSixteenBitArithmetic());
+  return x.size(0) <= kFewRows || type == at::kFloat || (type == at::kBFloat16 && !HasSixteenBitArithmetic());
 }
 
 at::Tensor CpuLinear(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
   const at::Tensor dense = DenseRows(x), offset = IsDefined(bias) ? bias->contiguous() : at::Tensor();
   at::Tensor y = at::empty({x.size(0), weight.size(0)}, x.options());
-  if (x.size(0) <= kFewRows) {
-    DispatchFloats("linear", x, [&](auto zero) { FewRows<decltype(zero)>(dense, weight, offset, y); });
+  if (x.size(0) <= kFewRows || x.scalar_type() == at::kFloat) {
+    for (int64_t row = 0; row < x.size(0); row += kFewRows) {
+      const int64_t rows = std::min(kFewRows, x.size(0) - row);
+      at::Tensor part = y.narrow(0, row, rows);
+      DispatchFloats("linear", x,
+                     [&](auto zero) { FewRows<decltype(zero)>(dense.narrow(0, row, rows), weight, offset, part); });
+    }
     return y;
   }
   TORCH_CHECK(x.scalar_type() == at::kBFloat16, "linear: ", x.size(0), " rows of ", x.scalar_type(),

@@ -109,8 +109,10 @@ struct PackedRows {
       for (int64_t row = 0; row < block.rows; row += kRows) {
         const float* x = turned + row / kTileRows * a.in * kTileRows + row % kTileRows;
         float* y = a.y + (block.row + row) * a.out;
+        const int64_t rows = block.rows - row;
+        const auto tile = rows == 1 ? Tile<W, 1> : rows <= 4 ? Tile<W, 4> : Tile<W, kRows>;
         for (int64_t column = 0; column < kPanel; column += 2 * W) {
-          Tile<W, kRows>(a, x, a.packed + panel * a.in * kPanel + column, panel * kPanel + column, y, block.rows - row);
+          tile(a, x, a.packed + panel * a.in * kPanel + column, panel * kPanel + column, y, rows);
         }
       }
     }
