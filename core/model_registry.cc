@@ -65,13 +65,37 @@ absl::StatusOr<LoadReport> ModelRegistry::Load(const LoadOptions& options, const
     return std::move(loaded->report);
   }
   if (loaded.ok()) return Serve(options, *std::move(loaded), absl::ToDoubleSeconds(absl::Now() - start));
-  Change(options.model, [&](Entries& entries) {
-    Entry& entry = entries[options.model];
-    entry.state = ModelState::kFailed;
-    entry.error = std::string(loaded.status().message());
-    if (absl::IsCancelled(loaded.status())) entries.erase(options.model);
-  });
+  Fail(options.model, loaded.status());
   return loaded.status();
+}
+
+void ModelRegistry::Fail(const std::string& model, const absl::Status& status) {
+  Change(model, [&](Entries& entries) {
+    if (absl::IsCancelled(status)) {
+      entries.erase(model);
+    } else {
+      entries[model] = {ModelState::kFailed, std::string(status.message()), nullptr, ++num_failures_};
+    }
+  });
+  ForgetOldFailures();
+}
+
+// A client that makes up names may not fill the memory with their errors.
+void ModelRegistry::ForgetOldFailures() {
+  std::map<int64_t, std::string> failed;  // oldest first
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [model, entry] : entries_) {
+      if (entry.state == ModelState::kFailed) failed.emplace(entry.failure, model);
+    }
+  }
+  for (; failed.size() > kMaxFailed; failed.erase(failed.begin())) {
+    const auto& [failure, model] = *failed.begin();
+    Change(model, [&, number = failure, name = model](Entries& entries) {
+      const auto found = entries.find(name);
+      if (found != entries.end() && found->second.failure == number) entries.erase(found);
+    });
+  }
 }
 
 absl::Status ModelRegistry::CheckNotDraining() const {
@@ -120,34 +144,31 @@ absl::StatusOr<LoadReport> ModelRegistry::Serve(const LoadOptions& options, Load
   return served->report;
 }
 
-absl::Status ModelRegistry::Unload(const std::string& model, bool drain) {
-  std::shared_ptr<const ServedModel> served;
-  RETURN_IF_ERROR(TakeOutOfService(model, &served));
-  if (served == nullptr) return absl::OkStatus();
-  served->engine->Drain(drain ? absl::InfiniteFuture() : absl::InfinitePast());
-  served->engine->Shutdown();
-  malloc_trim(0);  // glibc would keep the weights' pages for the next model
-  Change(model, [&](Entries& entries) { entries.erase(model); });
-  return absl::OkStatus();
-}
-
-// `served` stays null if the name was that of a failed load: it is forgotten.
-absl::Status ModelRegistry::TakeOutOfService(const std::string& model, std::shared_ptr<const ServedModel>* served) {
-  absl::Status status;
+absl::StatusOr<std::shared_ptr<const ServedModel>> ModelRegistry::TakeOutOfService(const std::string& model) {
+  absl::StatusOr<std::shared_ptr<const ServedModel>> result = nullptr;
   Change(model, [&](Entries& entries) {
     const auto found = entries.find(model);
     if (found == entries.end()) {
-      status = NotFound(model);
+      result = NotFound(model);
     } else if (found->second.state == ModelState::kFailed) {
       entries.erase(found);
-    } else if (found->second.state != ModelState::kReady) {
-      status = absl::UnavailableError(fmt::format("model \"{}\" {}", model, StateName(found->second.state)));
+    } else if (found->second.state == ModelState::kLoading) {
+      result = absl::UnavailableError(fmt::format("model \"{}\" {}", model, StateName(found->second.state)));
     } else {
       found->second.state = ModelState::kUnloading;
-      *served = found->second.served;
+      result = found->second.served;
     }
   });
-  return status;
+  return result;
+}
+
+void ModelRegistry::Free(const std::string& model, const std::shared_ptr<const ServedModel>& served) {
+  served->engine->Shutdown();
+  malloc_trim(0);  // glibc would keep the weights' pages for the next model
+  Change(model, [&](Entries& entries) {
+    const auto found = entries.find(model);  // perhaps another model by now, if two calls free this one
+    if (found != entries.end() && found->second.served == served) entries.erase(found);
+  });
 }
 
 // Applies the change, then tells the listener if the model's state is another one now.

@@ -4,6 +4,8 @@
 //   RETURN_IF_ERROR(registry.Load(options, context).status());       // blocks; on the worker pool
 //   ASSIGN_OR_RETURN(auto model, registry.Find("llama"));            // shared: stays alive while a call uses it
 //   RETURN_IF_ERROR(model->engine->Submit(request));
+//   ASSIGN_OR_RETURN(auto old, registry.TakeOutOfService("llama"));
+//   old->engine->StartDrain(false, [=] { post([=] { registry.Free("llama", old); }); });
 //
 // Threads: everything from any thread.
 #ifndef CORE_MODEL_REGISTRY_H_
@@ -12,6 +14,8 @@
 #include <absl/status/statusor.h>
 #include <absl/time/time.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -49,19 +53,25 @@ class ModelRegistry {
   // one at a time and in the order of the changes; the listener may call Find, List and Get.
   using Listener = std::function<void(const std::string& model, const ModelState* state)>;
 
+  static constexpr size_t kMaxFailed = 64;
+
   ModelRegistry(LoadFunction load, const EngineOptions& engine_options, Metrics* metrics);
-  ~ModelRegistry();  // drains nothing: what runs ends with UNAVAILABLE. No call of Load or Unload may be under way
+  ~ModelRegistry();  // drains nothing: what runs ends with UNAVAILABLE. No call of Load or Free may be under way
 
   void SetListener(Listener listener);
 
   // Loads and serves; returns the report. ALREADY_EXISTS if the name is loading, ready or unloading; UNAVAILABLE while
   // draining. With check_only nothing is served and the name stays free. A failed load leaves the state FAILED; one
-  // that was cancelled, or overtaken by Drain, leaves nothing.
+  // that was cancelled, or overtaken by Drain, leaves nothing. The oldest of more than kMaxFailed is forgotten.
   absl::StatusOr<LoadReport> Load(const LoadOptions& options, const LoadContext& context);
 
-  // Takes the model out of service; returns when its memory is free. `drain`: what it accepted finishes first.
-  // NOT_FOUND lists the loaded names. A FAILED name is forgotten.
-  absl::Status Unload(const std::string& model, bool drain);
+  // The first half of unloading: no new calls find the model; its engine is the caller's to drain. The same model again
+  // if it is UNLOADING already; null if its load had failed: the name is forgotten. NOT_FOUND lists the loaded names;
+  // UNAVAILABLE: it is loading.
+  absl::StatusOr<std::shared_ptr<const ServedModel>> TakeOutOfService(const std::string& model);
+
+  // The second half: ends what still runs, frees the memory, then the name. Blocks until that is done.
+  void Free(const std::string& model, const std::shared_ptr<const ServedModel>& served);
 
   // NOT_FOUND: `model "x" is not loaded; loaded: a, b`; UNAVAILABLE: it is loading, unloading, or the daemon drains.
   absl::StatusOr<std::shared_ptr<const ServedModel>> Find(const std::string& model) const;
@@ -75,15 +85,17 @@ class ModelRegistry {
  private:
   struct Entry {
     ModelState state = ModelState::kLoading;
-    std::string error;
-    std::shared_ptr<const ServedModel> served;
+    std::string error{};
+    std::shared_ptr<const ServedModel> served{};
+    int64_t failure = 0;  // kFailed: its number
   };
   using Entries = std::map<std::string, Entry>;
 
   absl::Status CheckNotDraining() const;
   absl::Status ReserveName(const std::string& model);
   absl::StatusOr<LoadReport> Serve(const LoadOptions& options, LoadedModel loaded, double seconds);
-  absl::Status TakeOutOfService(const std::string& model, std::shared_ptr<const ServedModel>* served);
+  void Fail(const std::string& model, const absl::Status& status);
+  void ForgetOldFailures();
   void Change(const std::string& model, const std::function<void(Entries&)>& change);
   absl::Status NotFound(const std::string& model) const;  // under mutex_
 
@@ -95,6 +107,7 @@ class ModelRegistry {
   mutable std::mutex mutex_;  // of what follows
   bool draining_ = false;
   Entries entries_;
+  int64_t num_failures_ = 0;
 };
 
 }  // namespace automodeld

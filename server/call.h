@@ -19,6 +19,7 @@
 #include "core/model_registry.h"
 #include "server/call_gate.h"
 #include "server/call_record.h"
+#include "server/encode_text.h"
 #include "server/worker_pool.h"
 
 namespace automodeld {
@@ -28,8 +29,12 @@ struct Services {
   ModelRegistry* registry = nullptr;
   Metrics* metrics = nullptr;
   CallGate* gate = nullptr;
-  WorkerPool* workers = nullptr;  // tokenizing
-  WorkerPool* loaders = nullptr;  // loading and unloading: these take long, and no Generate may wait behind them
+  WorkerPool* workers = nullptr;      // tokenizing
+  WorkerPool* loaders = nullptr;      // loading and freeing: these take long, and no Generate may wait behind them
+  WorkerPool* large_texts = nullptr;  // one thread: see kLargeText
+
+  // Where a text is tokenized.
+  WorkerPool* PoolFor(size_t text_bytes) const { return text_bytes > kLargeText ? large_texts : workers; }
 };
 
 class Call {
@@ -54,7 +59,6 @@ class Call {
 
   void SetCancelled() { cancelled_.store(true); }
   bool cancelled() const { return cancelled_.load(); }
-  const std::atomic<bool>* cancelled_flag() const { return &cancelled_; }
 
   // DEADLINE_EXCEEDED or CANCELLED, whichever it was.
   absl::Status CancelStatus() const;

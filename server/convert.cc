@@ -18,7 +18,7 @@ std::string Cut(std::string message) {
   }
   if (end == message.size()) return message;
   while (end > 0 && ContinuesCharacter(message[end])) --end;
-  return message.substr(0, end) + " ... (cut; the daemon's log has all of it)";
+  return message.substr(0, end) + " ... (cut; of a load that failed, the daemon's log has all)";
 }
 
 }  // namespace

@@ -33,11 +33,6 @@ constexpr int kLoaderThreads = 4;
 constexpr auto kCancelGrace = std::chrono::seconds(5);    // for calls that were ended to say so to their clients
 constexpr auto kShutdownGrace = absl::Milliseconds(200);  // for the last bytes to leave
 
-int NumWorkers(const DaemonConfig& config) {
-  if (config.worker_threads > 0) return config.worker_threads;
-  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 2, 16);
-}
-
 absl::StatusOr<bool> IsLoopback(std::string_view option, const std::string& text) {
   const auto address = ParseAddress(text);
   if (!address.ok()) return Prefixed(fmt::format("--{}: ", option), address.status());
@@ -59,7 +54,19 @@ absl::Status CheckAddresses(const DaemonConfig& config) {
   return CheckAddress("http-listen", config.http_listen, config.insecure_listen);
 }
 
+// As messages name a model of config.models.
+std::string NameAndSource(const v1::LoadModelRequest& request) {
+  const std::string source = request.has_path() ? request.path() : "its config_json";
+  return request.model().empty() ? fmt::format("model of {}", source)
+                                 : fmt::format("model \"{}\" of {}", request.model(), source);
+}
+
 }  // namespace
+
+int NumWorkers(const DaemonConfig& config) {
+  if (config.worker_threads > 0) return config.worker_threads;
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 2, 16);
+}
 
 class Daemon::Parts {
  public:
@@ -98,6 +105,7 @@ class Daemon::Parts {
   ModelRegistry registry_;
   WorkerPool workers_;
   WorkerPool loaders_;
+  WorkerPool large_texts_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<Listener> admin_listener_;
   std::unique_ptr<Listener> listener_;
@@ -107,9 +115,10 @@ Daemon::Parts::Parts(DaemonConfig config, LoadFunction load)
     : config_(std::move(config)),
       registry_(std::move(load), EngineOptions{.max_queue_size = config_.max_queue_size}, &metrics_),
       workers_(NumWorkers(config_), config_.max_queue_size),
-      loaders_(kLoaderThreads, config_.max_queue_size) {
+      loaders_(kLoaderThreads, config_.max_queue_size),
+      large_texts_(1, config_.max_queue_size) {
   registry_.SetListener([this](const std::string& model, const ModelState* state) {
-    health_.Set(model, state != nullptr && *state == ModelState::kReady);
+    state != nullptr&&* state == ModelState::kReady ? health_.Set(model, true) : health_.Withdraw(model);
   });
 }
 
@@ -133,16 +142,20 @@ absl::Status Daemon::Parts::Start() {
 }
 
 absl::Status Daemon::Parts::StartListeners() {
-  const Services services{&registry_, &metrics_, &gate_, &workers_, &loaders_};
+  const Services services{&registry_, &metrics_, &gate_, &workers_, &loaders_, &large_texts_};
   const ListenerLimits limits{config_.max_message_bytes, config_.max_concurrent_streams};
   ASSIGN_OR_RETURN(const bool loopback, IsLoopback("listen", config_.listen));
   const ModelServiceOptions models{.model_root = config_.model_root, .read_only = !loopback};
-  ASSIGN_OR_RETURN(listener_, Listener::Start(config_.listen, limits, services, models, &loads_));
+  auto listener = Listener::Start(config_.listen, limits, services, models, &loads_);
+  RETURN_IF_ERROR(Prefixed("--listen: ", listener.status()));
+  listener_ = *std::move(listener);
   health_.Attach(listener_->health());
   addresses_.listen = listener_->address();
   if (config_.admin_listen.empty()) return absl::OkStatus();
   const ModelServiceOptions all{.model_root = config_.model_root};
-  ASSIGN_OR_RETURN(admin_listener_, Listener::Start(config_.admin_listen, limits, services, all, &loads_));
+  auto admin_listener = Listener::Start(config_.admin_listen, limits, services, all, &loads_);
+  RETURN_IF_ERROR(Prefixed("--admin-listen: ", admin_listener.status()));
+  admin_listener_ = *std::move(admin_listener);
   health_.Attach(admin_listener_->health());
   addresses_.admin_listen = admin_listener_->address();
   return absl::OkStatus();
@@ -151,7 +164,9 @@ absl::Status Daemon::Parts::StartListeners() {
 absl::Status Daemon::Parts::StartHttp() {
   if (config_.http_listen.empty()) return absl::OkStatus();
   HttpPages pages{.metrics = [this] { return metrics_.Serialize(); }, .ready = [this] { return health_.serving(); }};
-  ASSIGN_OR_RETURN(http_, HttpServer::Start(config_.http_listen, std::move(pages)));
+  auto http = HttpServer::Start(config_.http_listen, std::move(pages));
+  RETURN_IF_ERROR(Prefixed("--http-listen: ", http.status()));
+  http_ = *std::move(http);
   addresses_.http_listen = http_->address();
   return absl::OkStatus();
 }
@@ -182,14 +197,17 @@ void Daemon::Parts::LoadModels() {
 }
 
 absl::Status Daemon::Parts::LoadModel(const v1::LoadModelRequest& request) {
-  const std::string option = fmt::format("--model {}={}: ", request.model(), request.path());
+  const std::string prefix = NameAndSource(request) + ": ";
   const auto options = ToLoadOptions(request);
-  if (!options.ok()) return Prefixed(option, options.status());
+  if (!options.ok()) return Prefixed(prefix, options.status());
+  health_.Set(options->model, false);
   LoadContext context;
   context.cancelled = &stopping_;
+  if (config_.progress) context.progress = config_.progress;
   const auto report = registry_.Load(*options, context);
-  if (report.ok()) LogLoaded(*report);
-  return Prefixed(option, report.status());
+  if (config_.progress) config_.progress({});
+  if (report.ok()) LogLoaded(*report, false);
+  return Prefixed(prefix, report.status());
 }
 
 absl::Status Daemon::Parts::Run() {
@@ -230,6 +248,7 @@ void Daemon::Parts::End(absl::Duration grace) {
   if (admin_listener_ != nullptr) admin_listener_->Shutdown(grace);
   workers_.Join();
   loaders_.Join();
+  large_texts_.Join();
 }
 
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(DaemonConfig config, LoadFunction load) {

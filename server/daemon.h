@@ -13,6 +13,7 @@
 #include <absl/time/time.h>
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -37,8 +38,13 @@ struct DaemonConfig {
   int worker_threads = 0;             // tokenizing and chat templates; 0: as many as there are cores, at most 16
   int max_message_bytes = 32 << 20;   // of one gRPC message
   int max_concurrent_streams = 1024;  // calls per connection
+  // Told how far the loading of `models` is, on the loading thread; an empty phase: one of them has ended, well or not.
+  std::function<void(const LoadProgress&)> progress;
   bool take_signals = true;  // Run ends on SIGTERM and SIGINT; false: they are left alone, and only Stop ends it
 };
+
+// Threads for tokenizing and chat templates: worker_threads, or what 0 stands for on this machine.
+int NumWorkers(const DaemonConfig& config);
 
 // Where it listens, with the ports in use. Empty where it does not.
 struct DaemonAddresses {

@@ -30,7 +30,8 @@ grpc::ServerUnaryReactor* EmbedCall::Start(const Services& services, grpc::Callb
                                            const grpc::ByteBuffer* request, grpc::ByteBuffer* answer) {
   const std::shared_ptr<EmbedCall> call(new EmbedCall(services, context, answer));
   call->Keep(call);
-  if (absl::Status status = call->Admit(call, *request); !status.ok()) call->End(std::move(status));
+  absl::Status status = Guarded([&] { return call->Admit(call, *request); });
+  if (!status.ok()) call->End(std::move(status));
   return call.get();
 }
 
@@ -39,7 +40,8 @@ absl::Status EmbedCall::Admit(const std::shared_ptr<EmbedCall>& self, const grpc
   RETURN_IF_ERROR(Enter(bytes, request.get()));
   ASSIGN_OR_RETURN(const std::shared_ptr<const ServedModel> model, Find(request->model()));
   ASSIGN_OR_RETURN(plan_, PlanEmbed(*request, *model));
-  return Post(services().workers, [self, request, model] { self->Prepare(self, *request, *model); });
+  return Post(services().PoolFor(LongestText(*request, plan_)),
+              [self, request, model] { self->Prepare(self, *request, *model); });
 }
 
 void EmbedCall::Prepare(const std::shared_ptr<EmbedCall>& self, const v1::EmbedRequest& request,

@@ -36,7 +36,8 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateCall::Start(const Services& 
                                                                 const grpc::ByteBuffer* request) {
   const std::shared_ptr<GenerateCall> call(new GenerateCall(services, context, "Generate"));
   call->Keep(call);
-  if (absl::Status status = call->Admit(call, *request); !status.ok()) call->End(std::move(status));
+  absl::Status status = Guarded([&] { return call->Admit(call, *request); });
+  if (!status.ok()) call->End(std::move(status));
   return call.get();
 }
 
@@ -45,7 +46,7 @@ absl::Status GenerateCall::Admit(const std::shared_ptr<GenerateCall>& self, cons
   RETURN_IF_ERROR(Enter(bytes, request.get()));
   ASSIGN_OR_RETURN(const std::shared_ptr<const ServedModel> model, Find(request->model()));
   RETURN_IF_ERROR(CheckGenerate(*request, *model));
-  return Post(services().workers, [self, request, model] { self->Prepare(self, *request, *model); });
+  return Post(services().PoolFor(bytes.Length()), [self, request, model] { self->Prepare(self, *request, *model); });
 }
 
 void GenerateCall::Prepare(const std::shared_ptr<GenerateCall>& self, const v1::GenerateRequest& request,

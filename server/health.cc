@@ -15,6 +15,14 @@ void HealthBoard::Set(const std::string& model, bool serving) {
   for (auto* service : services_) service->SetServingStatus(model, serving);
 }
 
+void HealthBoard::Withdraw(const std::string& model) {
+  {
+    std::lock_guard lock(mutex_);
+    if (serving_.count(model) == 0) return;
+  }
+  Set(model, false);
+}
+
 void HealthBoard::Drain() {
   std::lock_guard lock(mutex_);
   draining_ = true;

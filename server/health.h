@@ -28,6 +28,10 @@ class HealthBoard {
   // Serving or not; "" is the daemon as a whole, which is not serving until it is set.
   void Set(const std::string& model, bool serving);
 
+  // Not serving, if there is an entry. grpc's service cannot let go of one, so clients that make up names must not be
+  // able to add any.
+  void Withdraw(const std::string& model);
+
   void Drain();
 
   bool serving() const;  // the daemon as a whole

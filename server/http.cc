@@ -162,7 +162,8 @@ class HttpServer::Listener {
       acceptor_.listen();
       address_.port = acceptor_.local_endpoint().port();
     } catch (const boost::system::system_error& error) {
-      return absl::UnavailableError(fmt::format("cannot listen on {}: {}", text, error.code().message()));
+      return absl::UnavailableError(
+          fmt::format("cannot listen on {}: {}; choose another address", text, error.code().message()));
     }
     Accept();
     thread_ = std::thread([this] { Run(); });

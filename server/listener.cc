@@ -1,7 +1,7 @@
 #include "server/listener.h"
 
 #include <fmt/format.h>
-#include <google/protobuf/stubs/logging.h>
+#include <google/protobuf/stubs/common.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/security/server_credentials.h>
@@ -10,6 +10,11 @@
 #include "core/status.h"
 #include "server/address.h"
 
+#if GOOGLE_PROTOBUF_VERSION < 4022000  // later ones log through Abseil
+#include <google/protobuf/stubs/logging.h>
+#define AUTOMODELD_PROTOBUF_LOGS 1
+#endif
+
 namespace automodeld {
 namespace {
 
@@ -17,7 +22,9 @@ namespace {
 // standard error for every malformed message that a client sends.
 void EnableHealthAndReflection() {
   static const bool once = [] {
+#ifdef AUTOMODELD_PROTOBUF_LOGS
     google::protobuf::SetLogHandler(nullptr);
+#endif
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     return true;
@@ -62,7 +69,11 @@ absl::Status Listener::Listen(const std::string& text, const ListenerLimits& lim
   builder.RegisterService(&inference_);
   builder.RegisterService(&models_);
   server_ = builder.BuildAndStart();
-  if (server_ == nullptr || port == 0) return absl::UnavailableError(fmt::format("cannot listen on {}", text));
+  if (server_ == nullptr || port == 0) {
+    return absl::UnavailableError(fmt::format(
+        "cannot listen on {}: it is no address of this machine, or another process has the port; choose another",
+        text));
+  }
   address.port = static_cast<uint16_t>(port);
   address_ = address.ToString();
   return absl::OkStatus();

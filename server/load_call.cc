@@ -44,7 +44,8 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* LoadCall::Start(const Services& serv
                                                             LoadsInProgress* loads) {
   const std::shared_ptr<LoadCall> call(new LoadCall(services, context, options, loads));
   call->Keep(call);
-  if (absl::Status status = call->Admit(call, *request); !status.ok()) call->End(std::move(status));
+  absl::Status status = Guarded([&] { return call->Admit(call, *request); });
+  if (!status.ok()) call->End(std::move(status));
   return call.get();
 }
 
@@ -63,7 +64,7 @@ void LoadCall::Run(const LoadOptions& options) {
   loads_->Remove(this);
   if (!status.ok()) return End(Explain(status));
   if (!options.check_only) record().SetModel(options.model);
-  LogLoaded(*report);
+  LogLoaded(*report, options.check_only);
   v1::LoadModelResponse last;
   *last.mutable_report() = ToProto(*report);
   End(absl::OkStatus(), std::move(last));

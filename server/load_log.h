@@ -1,4 +1,4 @@
-// What the log says of a model that was loaded.
+// What the log says of a model that was loaded, or only checked.
 #ifndef SERVER_LOAD_LOG_H_
 #define SERVER_LOAD_LOG_H_
 
@@ -7,7 +7,7 @@
 namespace automodeld {
 
 // One INFO line, and a WARNING for each fallback.
-void LogLoaded(const LoadReport& report);
+void LogLoaded(const LoadReport& report, bool check_only);
 
 }  // namespace automodeld
 

@@ -194,7 +194,7 @@ std::string MessageToJson(const Message& message, bool indent) {
 }
 
 std::string ShortEnumName(const google::protobuf::EnumValueDescriptor& value) {
-  const std::string& name = value.name();
+  const std::string name(value.name());
   const std::string prefix = Prefix(*value.type());
   return absl::StartsWith(name, prefix) ? name.substr(prefix.size()) : name;
 }

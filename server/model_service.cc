@@ -7,11 +7,11 @@
 #include "server/convert_load.h"
 #include "server/model_path.h"
 #include "server/unary_call.h"
+#include "server/unload_call.h"
 
 namespace automodeld {
 namespace {
 
-using UnloadModelCall = UnaryCall<v1::UnloadModelRequest, v1::UnloadModelResponse>;
 using ListModelsCall = UnaryCall<v1::ListModelsRequest, v1::ListModelsResponse>;
 using GetModelCall = UnaryCall<v1::GetModelRequest, v1::GetModelResponse>;
 
@@ -30,11 +30,6 @@ absl::Status Get(const ModelRegistry& registry, const std::string& model, const 
   return absl::OkStatus();
 }
 
-absl::Status Unload(ModelRegistry* registry, const v1::UnloadModelRequest& request) {
-  if (request.model().empty()) return Missing("model");
-  return registry->Unload(request.model(), !request.has_drain() || request.drain());
-}
-
 }  // namespace
 
 ModelService::ModelService(const Services& services, ModelServiceOptions options, LoadsInProgress* loads)
@@ -47,13 +42,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* ModelService::LoadModel(grpc::Callba
 
 grpc::ServerUnaryReactor* ModelService::UnloadModel(grpc::CallbackServerContext* context,
                                                     const grpc::ByteBuffer* request, grpc::ByteBuffer* answer) {
-  return UnloadModelCall::StartOn(services_.loaders, services_, context, "UnloadModel", request, answer,
-                                  [this](UnloadModelCall& call) -> absl::Status {
-                                    RETURN_IF_ERROR(CheckMayChange(options_, "UnloadModel"));
-                                    RETURN_IF_ERROR(Unload(services_.registry, call.request()));
-                                    call.record().SetModel(call.request().model());
-                                    return absl::OkStatus();
-                                  });
+  return UnloadCall::Start(services_, context, request, answer, options_);
 }
 
 grpc::ServerUnaryReactor* ModelService::ListModels(grpc::CallbackServerContext* context,

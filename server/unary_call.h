@@ -1,4 +1,4 @@
-// A unary call whose answer is computed in one go: Tokenize, Detokenize, UnloadModel, ListModels, GetModel.
+// A unary call whose answer is computed in one go: Tokenize, Detokenize, ListModels, GetModel.
 //
 //   using GetModelCall = UnaryCall<v1::GetModelRequest, v1::GetModelResponse>;
 //   return GetModelCall::Start(services, context, "GetModel", request, response,
@@ -14,6 +14,7 @@
 #include <memory>
 #include <utility>
 
+#include "core/status.h"
 #include "server/call.h"
 #include "server/convert.h"
 #include "server/wire.h"
@@ -32,7 +33,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor, private Call {
                                          const Work& work) {
     const std::shared_ptr<UnaryCall> call(new UnaryCall(services, context, method, answer));
     call->Keep(call);
-    const absl::Status entered = call->Enter(*request, &call->request_);
+    const absl::Status entered = Guarded([&] { return call->Enter(*request, &call->request_); });
     entered.ok() ? call->Run(work) : call->End(entered);
     return call.get();
   }
@@ -42,8 +43,10 @@ class UnaryCall final : public grpc::ServerUnaryReactor, private Call {
                                            const grpc::ByteBuffer* request, grpc::ByteBuffer* answer, Work work) {
     const std::shared_ptr<UnaryCall> call(new UnaryCall(services, context, method, answer));
     call->Keep(call);
-    absl::Status status = call->Enter(*request, &call->request_);
-    if (status.ok()) status = call->Post(pool, [call, work = std::move(work)] { call->Run(work); });
+    absl::Status status = Guarded([&]() -> absl::Status {
+      RETURN_IF_ERROR(call->Enter(*request, &call->request_));
+      return call->Post(pool, [call, work = std::move(work)] { call->Run(work); });
+    });
     if (!status.ok()) call->End(std::move(status));
     return call.get();
   }

@@ -15,11 +15,20 @@ bool WorkerPool::Post(std::function<void()> task) {
     waiting_.fetch_sub(1);
     return false;
   }
+  Add(std::move(task));
+  return true;
+}
+
+void WorkerPool::PostAlways(std::function<void()> task) {
+  waiting_.fetch_add(1);
+  Add(std::move(task));
+}
+
+void WorkerPool::Add(std::function<void()> task) {
   boost::asio::post(threads_, [this, task = std::move(task)] {
     waiting_.fetch_sub(1);
     task();
   });
-  return true;
 }
 
 void WorkerPool::Join() { threads_.join(); }

@@ -22,12 +22,17 @@ class WorkerPool {
   // False, and the task is dropped, if too many wait. A task may not throw.
   [[nodiscard]] bool Post(std::function<void()> task);
 
+  // However many wait: for what must not be dropped.
+  void PostAlways(std::function<void()> task);
+
   // Runs what was posted, then ends the threads. Nothing may be posted from now on.
   void Join();
 
   int max_waiting() const { return max_waiting_; }
 
  private:
+  void Add(std::function<void()> task);  // counted already
+
   const int max_waiting_;
   std::atomic<int> waiting_ = 0;
   boost::asio::thread_pool threads_;

@@ -27,7 +27,9 @@ Engine::Engine(std::string model, std::unique_ptr<Runner> runner, std::shared_pt
   const auto ended = [this](int count) {
     const std::lock_guard lock(mutex_);
     unfinished_ -= count;
-    if (unfinished_ == 0) empty_.notify_all();
+    if (unfinished_ > 0) return;
+    empty_.notify_all();
+    for (const auto& drained : std::exchange(when_drained_, {})) drained();
   };
   delivery_ = std::make_unique<Delivery>(std::move(tokenizer), metrics, Delivery::Callbacks{end_early, ended});
   load_ = CurrentLoad();
@@ -146,9 +148,21 @@ void Engine::Drain(absl::Time deadline) {
   draining_ = true;
   AwaitEnd(lock, deadline);
   if (unfinished_ == 0) return;
+  EndAll();
+  AwaitEnd(lock, absl::InfiniteFuture());
+}
+
+void Engine::StartDrain(bool end_all, std::function<void()> drained) {
+  const std::lock_guard lock(mutex_);
+  draining_ = true;
+  if (unfinished_ == 0) return drained();
+  when_drained_.push_back(std::move(drained));
+  if (end_all) EndAll();
+}
+
+void Engine::EndAll() {
   end_all_ = true;
   wake_.notify_one();
-  AwaitEnd(lock, absl::InfiniteFuture());
 }
 
 void Engine::AwaitEnd(std::unique_lock<std::mutex>& lock, absl::Time deadline) {

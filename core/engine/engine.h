@@ -16,6 +16,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -71,6 +72,10 @@ class Engine {
   // Returns when nothing is left. Drain(absl::InfinitePast()) ends all at once.
   void Drain(absl::Time deadline);
 
+  // Refuses new requests and returns; the accepted ones finish, or end with UNAVAILABLE if `end_all`. `drained` is
+  // called once nothing is left, on this thread or on delivery's; it may not call the engine.
+  void StartDrain(bool end_all, std::function<void()> drained);
+
   // Ends what is left with UNAVAILABLE, joins the threads and frees the runner with its memory. The engine stays safe
   // to call: Submit then refuses.
   void Shutdown();
@@ -93,6 +98,7 @@ class Engine {
   void PassOn();  // what is new, to whoever asks for the load and to delivery
   EngineLoad CurrentLoad() const;
   void ShowLoad(const EngineLoad& load);
+  void EndAll();  // under mutex_
   void AwaitEnd(std::unique_lock<std::mutex>& lock, absl::Time deadline);
 
   const std::string model_;
@@ -115,6 +121,7 @@ class Engine {
   std::vector<std::shared_ptr<Request>> ended_early_;  // by delivery
   EngineLoad load_;
   int64_t unfinished_ = 0;  // accepted, and the last event not passed on
+  std::vector<std::function<void()>> when_drained_;
   bool draining_ = false;
   bool end_all_ = false;
   bool stopping_ = false;

@@ -53,6 +53,14 @@ class ModelRegistryTest : public ::testing::Test {
     return registry_.Load(options, {}).status();
   }
 
+  absl::Status Unload(const std::string& model, bool drain) {
+    const auto served = registry_.TakeOutOfService(model);
+    if (!served.ok() || *served == nullptr) return served.status();
+    (*served)->engine->Drain(drain ? absl::InfiniteFuture() : absl::InfinitePast());
+    registry_.Free(model, *served);
+    return absl::OkStatus();
+  }
+
   ModelState State(const std::string& model) { return registry_.Get(model)->state; }
 
   static constexpr const char* kNames[] = {"loading", "ready", "unloading", "failed"};
@@ -81,7 +89,7 @@ TEST_F(ModelRegistryTest, UnknownModelIsNotFoundAndTheLoadedOnesAreListed) {
   ASSERT_EQ(Load("b"), absl::OkStatus());
   ASSERT_EQ(Load("a"), absl::OkStatus());
   EXPECT_EQ(registry_.Find("x").status(), absl::NotFoundError("model \"x\" is not loaded; loaded: a, b"));
-  EXPECT_EQ(registry_.Unload("x", true).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Unload("x", true).code(), absl::StatusCode::kNotFound);
 }
 
 TEST_F(ModelRegistryTest, NameIsTakenOnceItIsLoaded) {
@@ -95,7 +103,7 @@ TEST_F(ModelRegistryTest, NameIsTakenAndNotYetServedWhileItLoads) {
   EXPECT_EQ(State("a"), ModelState::kLoading);
   EXPECT_EQ(Load("a"), absl::AlreadyExistsError("model \"a\" is loading"));
   EXPECT_EQ(registry_.Find("a").status(), absl::UnavailableError("model \"a\" is loading"));
-  EXPECT_EQ(registry_.Unload("a", true).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(Unload("a", true).code(), absl::StatusCode::kUnavailable);
   let_go_.set_value();
   EXPECT_EQ(load.get(), absl::OkStatus());
   EXPECT_TRUE(registry_.Find("a").ok());
@@ -108,8 +116,20 @@ TEST_F(ModelRegistryTest, FailedLoadIsShownAndCanBeRepeatedOrForgotten) {
   EXPECT_EQ(registry_.Find("a").status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(Load("a"), absl::OkStatus());
   EXPECT_EQ(Load("b", "broken").code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_EQ(registry_.Unload("b", true), absl::OkStatus());
+  EXPECT_EQ(Unload("b", true), absl::OkStatus());
   EXPECT_EQ(registry_.Get("b").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(ModelRegistryTest, OnlyTheLatestFailuresAreRemembered) {
+  const auto name = [](size_t i) { return "m" + std::to_string(i); };
+  for (size_t i = 0; i < ModelRegistry::kMaxFailed; ++i) EXPECT_FALSE(Load(name(i), "broken").ok());
+  EXPECT_FALSE(Load(name(0), "broken").ok());  // is the latest now
+  changes_.clear();
+  EXPECT_FALSE(Load("one_more", "broken").ok());
+  EXPECT_THAT(changes_, ElementsAre(Pair("one_more", "loading"), Pair("one_more", "failed"), Pair("m1", "gone")));
+  EXPECT_EQ(registry_.List().size(), ModelRegistry::kMaxFailed);
+  EXPECT_EQ(State("m0"), ModelState::kFailed);
+  EXPECT_EQ(State("one_more"), ModelState::kFailed);
 }
 
 TEST_F(ModelRegistryTest, CancelledLoadLeavesNothing) {
@@ -133,7 +153,7 @@ TEST_F(ModelRegistryTest, CheckOnlyServesNothingEvenIfTheNameIsTaken) {
 
 TEST_F(ModelRegistryTest, ListenerIsToldEveryChangeInOrder) {
   ASSERT_EQ(Load("a"), absl::OkStatus());
-  ASSERT_EQ(registry_.Unload("a", true), absl::OkStatus());
+  ASSERT_EQ(Unload("a", true), absl::OkStatus());
   EXPECT_FALSE(Load("b", "broken").ok());
   EXPECT_THAT(changes_, ElementsAre(Pair("a", "loading"), Pair("a", "ready"), Pair("a", "unloading"), Pair("a", "gone"),
                                     Pair("b", "loading"), Pair("b", "failed")));
@@ -147,13 +167,25 @@ TEST_F(ModelRegistryTest, UnloadWithDrainLetsCallsFinish) {
   const auto sink = std::make_shared<CollectingSink>();
   request->sink = sink;
   ASSERT_EQ(model->engine->Submit(request), absl::OkStatus());
-  std::future<absl::Status> unload = std::async(std::launch::async, [this] { return registry_.Unload("a", true); });
+  std::future<absl::Status> unload = std::async(std::launch::async, [this] { return Unload("a", true); });
   while (registry_.Find("a").ok()) std::this_thread::yield();
   EXPECT_EQ(registry_.Find("a").status(), absl::UnavailableError("model \"a\" is being unloaded"));
   steps_->Release();
   EXPECT_EQ(unload.get(), absl::OkStatus());
   EXPECT_EQ(sink->answer().token_ids.size(), 4U);
   EXPECT_EQ(registry_.Find("a").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(ModelRegistryTest, ModelThatIsBeingUnloadedIsGivenOutAgainAndFreedOnce) {
+  ASSERT_EQ(Load("a"), absl::OkStatus());
+  const auto first = registry_.TakeOutOfService("a");
+  const auto second = registry_.TakeOutOfService("a");
+  ASSERT_TRUE(first.ok() && second.ok());
+  EXPECT_EQ(*first, *second);
+  registry_.Free("a", *first);
+  ASSERT_EQ(Load("a"), absl::OkStatus());
+  registry_.Free("a", *second);  // not the new one
+  EXPECT_EQ(State("a"), ModelState::kReady);
 }
 
 TEST_F(ModelRegistryTest, UnloadWithoutDrainEndsCallsAndFreesTheRunnerWhileACallStillHoldsTheModel) {
@@ -165,7 +197,7 @@ TEST_F(ModelRegistryTest, UnloadWithoutDrainEndsCallsAndFreesTheRunnerWhileACall
   request->sink = sink;
   ASSERT_EQ(model->engine->Submit(request), absl::OkStatus());
   steps_->AwaitLaunched(1);
-  std::future<absl::Status> unload = std::async(std::launch::async, [this] { return registry_.Unload("a", false); });
+  std::future<absl::Status> unload = std::async(std::launch::async, [this] { return Unload("a", false); });
   while (!model->engine->Load().draining) std::this_thread::yield();
   steps_->Release();
   EXPECT_EQ(unload.get(), absl::OkStatus());

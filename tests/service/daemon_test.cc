@@ -14,6 +14,7 @@ namespace automodeld {
 namespace {
 
 using testing::HasSubstr;
+using testing::StartsWith;
 
 constexpr char kServing = 1;
 constexpr char kNotServing = 2;
@@ -82,7 +83,20 @@ TEST(Daemon, EndsWithTheErrorOfAModelThatCannotBeLoaded) {
   ASSERT_TRUE(daemon.ok()) << daemon.status();
   const absl::Status status = (*daemon)->Run();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("--model broken=/anywhere/broken: "));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("model \"broken\" of /anywhere/broken: "));
+}
+
+TEST(Daemon, AModelOfItsConfigJsonIsNamedByThat) {
+  FakeLoader loader;
+  DaemonConfig config;
+  config.listen = "127.0.0.1:0";
+  config.http_listen = "";
+  config.take_signals = false;
+  config.models.emplace_back().set_model("broken");
+  config.models.back().set_config_json("{}");
+  auto daemon = Daemon::Start(config, loader.function());
+  ASSERT_TRUE(daemon.ok()) << daemon.status();
+  EXPECT_THAT(std::string((*daemon)->Run().message()), StartsWith("model \"broken\" of its config_json: "));
 }
 
 TEST(Daemon, StoppedWhileLoadingEndsAtOnce) {
@@ -122,16 +136,26 @@ TEST(Daemon, AnAddressOthersCanReachNeedsInsecureListen) {
   EXPECT_TRUE(StartError([](auto& config) { config.listen = "0.0.0.0:0", config.insecure_listen = true; }).ok());
 }
 
-TEST(Daemon, AnAddressThatIsNoneOrTakenIsAnErrorWithItsName) {
-  EXPECT_EQ(StartError([](auto& config) { config.listen = "localhost"; }).code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(StartError([](auto& config) { config.listen = "127.0.0.1:65536"; }).code(),
-            absl::StatusCode::kInvalidArgument);
+TEST(Daemon, AnAddressThatIsNoneIsAnErrorWithItsName) {
+  for (const std::string address : {"localhost", "127.0.0.1:65536"}) {
+    const absl::Status status = StartError([&](auto& config) { config.listen = address; });
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), StartsWith("--listen: "));
+    EXPECT_THAT(std::string(status.message()), HasSubstr(address));
+  }
+}
+
+TEST(Daemon, AnAddressThatIsTakenIsAnErrorWithItsNameAndWhatToDo) {
   TestDaemon other({});
-  const absl::Status taken = StartError([&](auto& config) { config.listen = other.daemon().addresses().listen; });
-  EXPECT_EQ(taken.code(), absl::StatusCode::kUnavailable);
-  const absl::Status http =
-      StartError([&](auto& config) { config.http_listen = other.daemon().addresses().http_listen; });
-  EXPECT_EQ(http.code(), absl::StatusCode::kUnavailable);
+  const DaemonAddresses taken = other.daemon().addresses();
+  const auto expect = [](const std::string& option, const std::string& address, const absl::Status& status) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+    EXPECT_THAT(std::string(status.message()), StartsWith(option + ": cannot listen on " + address + ": "));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("; choose another"));
+  };
+  expect("--listen", taken.listen, StartError([&](auto& config) { config.listen = taken.listen; }));
+  expect("--admin-listen", taken.listen, StartError([&](auto& config) { config.admin_listen = taken.listen; }));
+  expect("--http-listen", taken.http_listen, StartError([&](auto& config) { config.http_listen = taken.http_listen; }));
 }
 
 grpc::StatusCode TryUnload(const std::string& address) {

@@ -155,6 +155,12 @@ TEST_F(LoadTest, ABrokenCheckpointDisturbsNobodyAndItsNameCanBeTriedAgain) {
   EXPECT_THAT(Names(daemon_), ElementsAre("encoder MODEL_STATE_READY"));
 }
 
+TEST_F(LoadTest, ManyNamesThatFailAreNotAllRemembered) {
+  for (int i = 0; i < 70; ++i) EXPECT_FALSE(Load(FromPath("decoder", "broken" + std::to_string(i))).status.ok());
+  EXPECT_THAT(Names(daemon_), testing::SizeIs(64 + 1));  // and the encoder
+  EXPECT_EQ(Health(daemon_.channel(), "broken69"), "error 5");
+}
+
 TEST_F(LoadTest, ANameThatIsLoadedOrLoadingIsTaken) {
   EXPECT_EQ(Load(FromPath("decoder", "encoder")).status.error_code(), grpc::ALREADY_EXISTS);
   daemon_.loader().Hold();
