@@ -1,23 +1,21 @@
 #include "server/cli_command.h"
 
+#include <absl/strings/match.h>
 #include <absl/strings/str_replace.h>
 #include <fmt/format.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/support/channel_arguments.h>
 
+#include <CLI/Error.hpp>
 #include <iterator>
+
+#include "server/options.h"
 
 namespace automodeld {
 namespace {
 
 std::string OneLine(const std::string& text) { return absl::StrReplaceAll(text, {{"\n", "; "}, {"\r", ""}}); }
-
-std::string CheckTimeout(const std::string& text) {
-  absl::Duration duration;
-  if (absl::ParseDuration(text, &duration) && duration > absl::ZeroDuration()) return "";
-  return fmt::format("\"{}\" is not a duration such as 30s or 2m", text);
-}
 
 std::string OrElse(const Environment& environment, const std::string& name, const std::string& fallback) {
   const auto found = environment.find(name);
@@ -27,14 +25,20 @@ std::string OrElse(const Environment& environment, const std::string& name, cons
 }  // namespace
 
 ClientFlags::ClientFlags(CLI::App& command, const Environment& environment) {
-  server_ = OrElse(environment, "AUTOMODELD_SERVER", server_);
-  timeout_ = OrElse(environment, "AUTOMODELD_TIMEOUT", timeout_);
-  command.add_option("--server", server_, "Address of the daemon (AUTOMODELD_SERVER)")
+  server_ = OrElse(environment, kServerVariable, server_);
+  timeout_ = OrElse(environment, kTimeoutVariable, timeout_);
+  command.add_option("--server", server_, fmt::format("Address of the daemon ({})", kServerVariable))
       ->type_name("HOST:PORT")
       ->capture_default_str();
-  command.add_option("--timeout", timeout_, "Most time the call may take, such as 30s (AUTOMODELD_TIMEOUT)")
+  command
+      .add_option("--timeout", timeout_, fmt::format("Most time the call may take, such as 30s ({})", kTimeoutVariable))
       ->type_name("DURATION")
-      ->check(CheckTimeout);
+      ->check(CheckDuration);
+  // Only once the command is this one: `serve` and --help are not concerned.
+  command.parse_complete_callback([this] {
+    const std::string wrong = timeout_.empty() ? "" : CheckDuration(timeout_);
+    if (!wrong.empty()) throw CLI::ValidationError(kTimeoutVariable, wrong);
+  });
 }
 
 std::shared_ptr<grpc::Channel> ClientFlags::Connect() const {
@@ -57,10 +61,17 @@ std::unique_ptr<grpc::ClientContext> ClientFlags::Context() const {
 int ClientFlags::Finish(Terminal& terminal, const grpc::Status& status) const {
   if (status.ok()) return kExitOk;
   std::string message = status.error_message();
+  // A connection that breaks is UNAVAILABLE, too, in other words.
   const bool no_connection =
-      status.error_code() == grpc::StatusCode::UNAVAILABLE && message.find("onnect") != std::string::npos;
+      status.error_code() == grpc::StatusCode::UNAVAILABLE && absl::StartsWith(message, "failed to connect");
   if (no_connection) message = fmt::format("no daemon answers at {} ({})", server_, message);
   return Fail(terminal, absl::Status(static_cast<absl::StatusCode>(status.error_code()), message));
+}
+
+std::string CheckDuration(const std::string& text) {
+  absl::Duration duration;
+  if (absl::ParseDuration(text, &duration) && duration > absl::ZeroDuration()) return "";
+  return fmt::format("\"{}\" is not a duration such as 30s or 2m", text);
 }
 
 int Fail(Terminal& terminal, const absl::Status& status) {

@@ -48,10 +48,11 @@ void AddCommand(CommandLine& line, const std::string& name, const std::string& d
 // --server and --timeout, and what follows from them.
 class ClientFlags {
  public:
-  // Their defaults are AUTOMODELD_SERVER and AUTOMODELD_TIMEOUT, if set.
+  // Their defaults are AUTOMODELD_SERVER and AUTOMODELD_TIMEOUT, if set. Stays where it is until the command has run.
   ClientFlags(CLI::App& command, const Environment& environment);
+  ClientFlags(const ClientFlags&) = delete;
+  ClientFlags& operator=(const ClientFlags&) = delete;
 
-  const std::string& server() const { return server_; }
   std::shared_ptr<grpc::Channel> Connect() const;
 
   // With the deadline, if there is one.
@@ -65,6 +66,9 @@ class ClientFlags {
   std::string server_ = "127.0.0.1:50051";
   std::string timeout_;  // empty: none
 };
+
+// Empty if `text` is a duration above zero, else what is wrong with it; for CLI11's check().
+std::string CheckDuration(const std::string& text);
 
 int Fail(Terminal& terminal, const absl::Status& status);
 int Misused(Terminal& terminal, std::string_view message);

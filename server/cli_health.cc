@@ -78,12 +78,13 @@ class Health {
  public:
   Health(CLI::App& command, CommandLine& line) : terminal_(line.terminal), client_(command, line.program.environment) {
     command.add_option("MODEL", model_, "Name of a model; without it, the daemon as a whole");
-    command.add_option("--wait", wait_seconds_, "Wait until it serves, at most this long")
-        ->type_name("SECONDS")
-        ->check(CLI::Range(0.0, 86400.0));
+    command.add_option("--wait", wait_, "Wait until it serves, at most this long, such as 60s")
+        ->type_name("DURATION")
+        ->check(CheckDuration)
+        ->excludes("--timeout");
   }
 
-  int Run() { return wait_seconds_ > 0 ? Wait() : Check(); }
+  int Run() { return wait_.empty() ? Check() : Wait(); }
 
  private:
   int Check() {
@@ -102,7 +103,9 @@ class Health {
   }
 
   int Wait() {
-    const auto deadline = absl::ToChronoTime(absl::Now() + absl::Seconds(wait_seconds_));
+    absl::Duration wait;
+    absl::ParseDuration(wait_, &wait);
+    const auto deadline = absl::ToChronoTime(absl::Now() + wait);
     const auto channel = client_.Connect();
     grpc::Status status(grpc::StatusCode::UNAVAILABLE, "");
     while (status.error_code() == grpc::StatusCode::UNAVAILABLE && channel->WaitForConnected(deadline)) {
@@ -113,7 +116,7 @@ class Health {
       return kExitOk;
     }
     const bool late = std::chrono::system_clock::now() >= deadline;
-    if (late) status = {grpc::StatusCode::DEADLINE_EXCEEDED, fmt::format("not SERVING after {} s", wait_seconds_)};
+    if (late) status = {grpc::StatusCode::DEADLINE_EXCEEDED, "not SERVING after " + wait_};
     return client_.Finish(terminal_, status);
   }
 
@@ -128,7 +131,7 @@ class Health {
   Terminal& terminal_;
   ClientFlags client_;
   std::string model_;
-  double wait_seconds_ = 0;
+  std::string wait_;  // empty: not at all
 };
 
 }  // namespace

@@ -20,16 +20,18 @@
 namespace automodeld {
 namespace {
 
-// Made by Kubernetes in every pod beside a service whose name begins with "automodeld".
-bool IsServiceLink(const std::string& name) {
-  static const re2::RE2 pattern(
-      "AUTOMODELD_(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\\d+_(TCP|UDP|SCTP)(_(PROTO|"
-      "PORT|ADDR))?)?)");
-  return re2::RE2::FullMatch(name, pattern);
+// Made by Kubernetes in every pod beside a service whose name begins with "automodeld". A plain AUTOMODELD_PORT=50051
+// is a mistake of the person who wrote it.
+bool IsServiceLink(const std::string& name, const std::string& value) {
+  static const re2::RE2 names(
+      "AUTOMODELD_(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)");
+  static const re2::RE2 port("AUTOMODELD_(.*_)?PORT");
+  static const re2::RE2 url("(tcp|udp|sctp)://.*");
+  return re2::RE2::FullMatch(name, names) || (re2::RE2::FullMatch(name, port) && re2::RE2::FullMatch(value, url));
 }
 
 std::vector<std::string> EnvironmentNames() {
-  std::vector<std::string> names = {"AUTOMODELD_SERVER", "AUTOMODELD_TIMEOUT"};
+  std::vector<std::string> names = {kServerVariable, kTimeoutVariable};
   for (const Option& option : ServeOptions()) names.push_back(option.environment);
   return names;
 }
@@ -49,7 +51,7 @@ bool Contains(const std::vector<std::string>& names, const std::string& name) {
 absl::Status CheckEnvironment(const Environment& environment) {
   const std::vector<std::string> known = EnvironmentNames();
   for (const auto& [name, value] : environment) {
-    if (!absl::StartsWith(name, "AUTOMODELD_") || Contains(known, name) || IsServiceLink(name)) continue;
+    if (!absl::StartsWith(name, "AUTOMODELD_") || Contains(known, name) || IsServiceLink(name, value)) continue;
     return absl::InvalidArgumentError(fmt::format("{}: unknown variable{}", name, DidYouMean(name, known)));
   }
   return absl::OkStatus();
@@ -113,11 +115,18 @@ absl::Status SetOption(const Option& option, const Sources& sources, ServeConfig
   return Prefixed(sources.path + ": ", option.set(option.key, {value->second}, config));
 }
 
-absl::Status CheckModelNames(const std::vector<v1::LoadModelRequest>& models) {
+// Where the option's value was written, as messages name it.
+std::string GivenAs(const Option& option, const Sources& sources) {
+  if (sources.flags.count(option.flag) > 0) return option.flag;
+  if (sources.environment.count(option.environment) > 0) return option.environment;
+  return sources.path + ": " + option.key;
+}
+
+absl::Status CheckModelNames(const std::string& given_as, const std::vector<v1::LoadModelRequest>& models) {
   std::set<std::string> names;
   for (const v1::LoadModelRequest& model : models) {
     if (!model.model().empty() && !names.insert(model.model()).second) {
-      return absl::InvalidArgumentError(fmt::format("--model: the name \"{}\" is given twice", model.model()));
+      return absl::InvalidArgumentError(fmt::format("{}: the name \"{}\" is given twice", given_as, model.model()));
     }
   }
   return absl::OkStatus();
@@ -134,8 +143,10 @@ absl::StatusOr<ServeConfig> ReadServeConfig(const FlagValues& flags, const Envir
   Sources sources{flags, environment};
   RETURN_IF_ERROR(ReadOptionsFile(sources));
   ServeConfig config;
-  for (const Option& option : ServeOptions()) RETURN_IF_ERROR(SetOption(option, sources, config));
-  RETURN_IF_ERROR(CheckModelNames(config.daemon.models));
+  for (const Option& option : ServeOptions()) {
+    RETURN_IF_ERROR(SetOption(option, sources, config));
+    if (option.key == "models") RETURN_IF_ERROR(CheckModelNames(GivenAs(option, sources), config.daemon.models));
+  }
   return config;
 }
 

@@ -23,6 +23,10 @@
 
 namespace automodeld {
 
+// The variables of the commands that talk to a daemon; `serve` leaves them alone.
+inline constexpr char kServerVariable[] = "AUTOMODELD_SERVER";
+inline constexpr char kTimeoutVariable[] = "AUTOMODELD_TIMEOUT";
+
 // All that `serve` is told.
 struct ServeConfig {
   DaemonConfig daemon;
@@ -51,8 +55,8 @@ const std::vector<Option>& ServeOptions();
 using FlagValues = std::map<std::string, std::vector<std::string>>;
 
 // Reads the file that --config or AUTOMODELD_CONFIG names, if any. Unknown keys and unknown AUTOMODELD_* variables are
-// errors; AUTOMODELD_SERVER and AUTOMODELD_TIMEOUT are the client's, and variables that Kubernetes makes for a service
-// named automodeld (AUTOMODELD_PORT, AUTOMODELD_SERVICE_HOST, …) are left alone.
+// errors; the client's two, and those that Kubernetes makes for a service named automodeld (AUTOMODELD_SERVICE_HOST,
+// AUTOMODELD_PORT=tcp://…), are left alone.
 absl::StatusOr<ServeConfig> ReadServeConfig(const FlagValues& flags, const Environment& environment);
 
 // docs/options.md.

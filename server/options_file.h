@@ -22,7 +22,8 @@ struct OptionsFile {
   std::vector<v1::LoadModelRequest> models;
 };
 
-// INVALID_ARGUMENT, naming the key: not YAML, a key twice, a value of the wrong kind, an unknown field of a model.
+// INVALID_ARGUMENT, naming the key: not YAML, a key twice, a value of the wrong kind, an unknown field of a model,
+// check_only, or aliases without end.
 // That the keys are known is for the caller to check.
 absl::StatusOr<OptionsFile> ParseOptionsFile(const std::string& yaml);
 

@@ -182,6 +182,13 @@ TEST(Options, VariablesThatKubernetesMakesForAServiceAreLeftAlone) {
             "");
 }
 
+TEST(Options, APortThatIsNoServicesIsAMistake) {
+  EXPECT_THAT(Error({}, {{"AUTOMODELD_PORT", "50051"}}), HasSubstr("AUTOMODELD_PORT: unknown variable"));
+  EXPECT_THAT(Error({}, {{"AUTOMODELD_HTTP_PORT", "9090"}}), HasSubstr("AUTOMODELD_HTTP_PORT: unknown variable"));
+  EXPECT_EQ(Error({}, {{"AUTOMODELD_HTTP_PORT", "udp://10.0.0.1:9090"}, {"AUTOMODELD_A_PORT", "sctp://10.0.0.1:1"}}),
+            "");
+}
+
 TEST(Options, ModelsOfTheEnvironmentAreSeparatedByCommas) {
   const auto models = Read({}, {{"AUTOMODELD_MODEL", "a=/m/a,b=/m/b=c"}}).daemon.models;
   ASSERT_THAT(models, SizeIs(2));
@@ -201,30 +208,9 @@ TEST(Options, FlagsReplaceTheModelsOfTheFile) {
 
 TEST(Options, ANameIsGivenToOneModelOnly) {
   EXPECT_EQ(Error({{"--model", {"a=/a", "a=/b"}}}), "--model: the name \"a\" is given twice");
-}
-
-TEST(Options, ModelsOfTheFileTakeEveryFieldByItsName) {
-  const File file(R"(
-models:
-  - model: llama
-    path: /models/llama
-    auto_class: CAUSAL_LM
-    use_liger_kernel: false
-    useSdpaPatching: true
-    sdpa_method: [FLASH_ATTENTION, sdpa_method_math]
-    torch_dtype: bfloat16
-    attn_implementation: sdpa
-    fp8_config:
-      recipe_name: rowwise
-      filter_fqns: [lm_head, "7"]
-      emulate: true
-    config_overrides: '{"rope_theta": 1}'
-    device: cpu
-    op_overrides: {rms_norm: "mycorp::rms_norm"}
-    allow_unread_tensors: yes_or_no
-)");
-  EXPECT_THAT(Error(file.flags()),
-              HasSubstr("models[0].allow_unread_tensors: \"yes_or_no\" is not one of true, false"));
+  EXPECT_EQ(Error({}, {{"AUTOMODELD_MODEL", "a=/a,a=/b"}}), "AUTOMODELD_MODEL: the name \"a\" is given twice");
+  const File file("models: [{model: a, path: /a}, {model: a, path: /b}]\n");
+  EXPECT_EQ(Error(file.flags()), file.path() + ": models: the name \"a\" is given twice");
 }
 
 TEST(Options, ModelsOfTheFileKeepWhatIsSaidOfFp8AndEngine) {
@@ -275,6 +261,8 @@ TEST(Options, WhatIsWrongInTheFileIsNamedByItsPlace) {
        "models[0].engine.max_model_len: \"long\" is not a whole"},
       {"models: [{path: [a]}]", "models[0].path: must be a single value"},
       {"models: [{path: /a, engine: 5}]", "models[0].engine: must be a map"},
+      {"models: [{path: /a, allow_unread_tensors: yes_or_no}]",
+       "models[0].allow_unread_tensors: \"yes_or_no\" is not one of true, false"},
       {"models: [/a]", "models[0]: must be a map"},
       {"models: {a: /a}", "models: must be a list"},
       {"listen: [a, b]", "listen: must be a single value"},
