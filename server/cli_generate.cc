@@ -22,11 +22,11 @@ class Answers {
       : terminal_(terminal), json_(json), num_completions_(num_completions) {}
 
   void Write(const v1::GenerateResponse& message) {
-    if (message.has_usage()) usage_ = message.usage();
+    if (message.has_usage()) usage_ = message.usage();  // and nothing else
     if (json_) {
       terminal_.out << MessageToJson(message, false) << "\n";
     } else if (num_completions_ > 1) {
-      Collect(message);
+      if (!message.has_usage()) Collect(message);
     } else {
       terminal_.out << message.text();
       if (!message.text().empty()) last_ = message.text().back();
@@ -34,10 +34,18 @@ class Answers {
     terminal_.out << std::flush;
   }
 
-  // What was used, for someone who watches.
-  void End() {
+  // Ends the line, and writes what there is of completions that did not end.
+  void Close(bool ok) {
     if (json_) return;
-    if (num_completions_ == 1 && last_ != '\n') terminal_.out << "\n" << std::flush;
+    for (const auto& [index, text] : texts_) WriteWhole(index, text);
+    const bool begun = ok || last_ != '\0';
+    if (num_completions_ == 1 && begun && last_ != '\n') terminal_.out << "\n";
+    terminal_.out << std::flush;
+  }
+
+  // What was used, for someone who watches.
+  void ShowUsage() {
+    if (json_) return;
     if (!terminal_.err_is_terminal || usage_.completion_tokens() == 0) return;
     const double seconds = usage_.decode_seconds();
     const double rate = seconds > 0 ? (usage_.completion_tokens() - 1) / seconds : 0;
@@ -51,14 +59,19 @@ class Answers {
     std::string& text = texts_[message.index()];
     text += message.text();
     if (message.finish_reason() == v1::FINISH_REASON_UNSPECIFIED) return;
-    terminal_.out << terminal_.Bold(fmt::format("[{}] ", message.index())) << text << "\n";
+    WriteWhole(message.index(), text);
+    texts_.erase(message.index());
+  }
+
+  void WriteWhole(int index, const std::string& text) {
+    terminal_.out << terminal_.Bold(fmt::format("[{}] ", index)) << text << "\n";
   }
 
   Terminal& terminal_;
   const bool json_;
   const int num_completions_;
   char last_ = '\0';
-  std::map<int, std::string> texts_;
+  std::map<int, std::string> texts_;  // of completions that have not ended
   v1::Usage usage_;
 };
 
@@ -130,7 +143,8 @@ class Generate {
     Answers answers(terminal_, json_, request.sampling().has_n() ? request.sampling().n() : 1);
     for (v1::GenerateResponse message; reader->Read(&message);) answers.Write(message);
     const grpc::Status status = reader->Finish();
-    if (status.ok() || interrupt.seen()) answers.End();
+    answers.Close(status.ok());
+    if (status.ok()) answers.ShowUsage();
     return interrupt.seen() ? kExitInterrupted : client_.Finish(terminal_, status);
   }
 

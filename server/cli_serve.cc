@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <latch>
 #include <memory>
 #include <string>
 #include <utility>
@@ -77,9 +78,8 @@ void AddLimitRows(const ServeConfig& config, Rows& rows) {
   rows.push_back({"limits", fmt::format("queue {} requests a model, message {}, {} calls a connection, drain {}",
                                         daemon.max_queue_size, HumanBytes(daemon.max_message_bytes),
                                         daemon.max_concurrent_streams, absl::FormatDuration(daemon.drain_timeout))});
-  const auto count = [](int threads) { return threads == 0 ? std::string("all cores") : fmt::format("{}", threads); };
-  rows.push_back({"threads", fmt::format("{} for one operation, {} for tokenizing", count(config.threads),
-                                         count(daemon.worker_threads))});
+  const std::string threads = config.threads == 0 ? "all cores" : fmt::format("{}", config.threads);
+  rows.push_back({"threads", fmt::format("{} for one operation, {} for tokenizing", threads, NumWorkers(daemon))});
 }
 
 void PrintBanner(const ServeConfig& config, const DaemonAddresses& addresses, Terminal& terminal) {
@@ -115,23 +115,29 @@ class Serve {
   }
 
  private:
-  int Start(const ServeConfig& config) {
+  int Start(ServeConfig config) {
+    ProgressBar bar(terminal_);
+    std::latch banner(1);  // the bar comes after it
+    config.daemon.progress = [&](const LoadProgress& progress) {
+      banner.wait();
+      if (progress.phase.empty()) return bar.Clear();
+      bar.Show(progress.phase, progress.done_bytes, progress.total_bytes, progress.seconds);
+    };
     auto daemon = Daemon::Start(config.daemon, program_.load);
-    if (!daemon.ok()) {
-      const int code = Failed(daemon.status());
-      return absl::IsInvalidArgument(daemon.status()) ? kExitMisused : code;  // an option that only listening can judge
-    }
+    if (!daemon.ok()) return Refused(daemon.status());
     PrintBanner(config, (*daemon)->addresses(), terminal_);
+    banner.count_down();
     const absl::Status status = (*daemon)->Run();
-    if (!status.ok()) return Failed(status);
+    bar.Clear();
+    if (!status.ok()) return Fail(terminal_, status);
     spdlog::info("drained");
     return kExitOk;
   }
 
-  // In the log, as everything that a running daemon has to say.
-  static int Failed(const absl::Status& status) {
-    spdlog::error("{}: {}", absl::StatusCodeToString(status.code()), std::string(status.message()));
-    return kExitFailed;
+  // An option that only listening can judge is misuse as any other.
+  int Refused(const absl::Status& status) {
+    const bool misused = absl::IsInvalidArgument(status);
+    return misused ? Misused(terminal_, std::string(status.message())) : Fail(terminal_, status);
   }
 
   const Program& program_;

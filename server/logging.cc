@@ -42,6 +42,31 @@ class JsonFormatter : public spdlog::formatter {
   std::unique_ptr<spdlog::formatter> clone() const override { return std::make_unique<JsonFormatter>(); }
 };
 
+// U+0080..U+009F are controls, too.
+bool IsControl(std::string_view text, size_t i) {
+  const auto byte = static_cast<unsigned char>(text[i]);
+  const bool second = i > 0 && text[i - 1] == '\xc2';
+  return byte < 0x20 || byte == 0x7f || (second && byte < 0xa0);
+}
+
+// %* of the text format: the message, as %v but on one line.
+class OneLine : public spdlog::custom_flag_formatter {
+ public:
+  void format(const spdlog::details::log_msg& message, const std::tm&, spdlog::memory_buf_t& line) override {
+    const std::string_view text(message.payload.data(), message.payload.size());
+    for (size_t i = 0; i < text.size(); ++i) {
+      if (text[i] == '\n') {
+        fmt::format_to(std::back_inserter(line), "\\n");
+      } else if (IsControl(text, i)) {
+        fmt::format_to(std::back_inserter(line), "\\x{:02x}", static_cast<unsigned char>(text[i]));
+      } else {
+        line.push_back(text[i]);
+      }
+    }
+  }
+  std::unique_ptr<spdlog::custom_flag_formatter> clone() const override { return std::make_unique<OneLine>(); }
+};
+
 #ifdef AUTOMODELD_GRPC_LOGS
 void LogFromGrpc(gpr_log_func_args* args) {
   const auto level = args->severity == GPR_LOG_SEVERITY_ERROR  ? spdlog::level::warn
@@ -53,6 +78,12 @@ void LogFromGrpc(gpr_log_func_args* args) {
 
 }  // namespace
 
+std::unique_ptr<spdlog::formatter> TextLogFormatter() {
+  auto formatter = std::make_unique<spdlog::pattern_formatter>();
+  formatter->add_flag<OneLine>('*').set_pattern("%H:%M:%S.%e %^%-7l%$ %*");
+  return formatter;
+}
+
 std::unique_ptr<spdlog::formatter> JsonLogFormatter() { return std::make_unique<JsonFormatter>(); }
 
 void SetUpLogging(const LogOptions& options, const Terminal& terminal) {
@@ -60,11 +91,7 @@ void SetUpLogging(const LogOptions& options, const Terminal& terminal) {
   const auto colours = terminal.err_colour ? spdlog::color_mode::always : spdlog::color_mode::never;
   auto sink = std::make_shared<spdlog::sinks::ansicolor_stderr_sink_mt>(colours);
   auto logger = std::make_shared<spdlog::logger>("automodeld", std::move(sink));
-  if (json) {
-    logger->set_formatter(JsonLogFormatter());
-  } else {
-    logger->set_pattern("%H:%M:%S.%e %^%-7l%$ %v");
-  }
+  logger->set_formatter(json ? JsonLogFormatter() : TextLogFormatter());
   logger->set_level(spdlog::level::from_str(options.level));
   logger->flush_on(spdlog::level::trace);
   spdlog::set_default_logger(std::move(logger));

@@ -26,6 +26,9 @@ struct LogOptions {
 // `terminal` says whether stderr is one and takes colours.
 void SetUpLogging(const LogOptions& options, const Terminal& terminal);
 
+// Whatever the message holds, the line is one line, and moves no cursor: control characters become \n, \x1b and so on.
+std::unique_ptr<spdlog::formatter> TextLogFormatter();
+
 // Whatever the message holds, the line is one valid JSON object: control characters are escaped, and bytes that are
 // not UTF-8 become U+FFFD.
 std::unique_ptr<spdlog::formatter> JsonLogFormatter();

@@ -63,7 +63,7 @@ Terminal Terminal::OfProcess(const Environment& environment) {
   const bool out = isatty(STDOUT_FILENO) == 1;
   const bool err = isatty(STDERR_FILENO) == 1;
   const bool colour = !IsSet(environment, "NO_COLOR") && !IsDumb(environment);
-  return {std::cin, std::cout, std::cerr, out, err, out && colour, err && colour};
+  return {std::cin, std::cout, std::cerr, err, out && colour, err && colour};
 }
 
 std::string Terminal::Red(std::string_view text) const { return Coloured(colour, "31", text); }

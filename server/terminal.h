@@ -25,7 +25,6 @@ struct Terminal {
   std::istream& in;
   std::ostream& out;
   std::ostream& err;
-  bool out_is_terminal = false;
   bool err_is_terminal = false;
   bool colour = false;      // of `out`
   bool err_colour = false;  // of `err`

@@ -1,7 +1,6 @@
 // Every client command against a daemon with fake models.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <spdlog/spdlog.h>
 
 #include <nlohmann/json.hpp>
 #include <string>
@@ -108,6 +107,42 @@ TEST_F(CliCommands, GenerateObeysItsTimeout) {
   EXPECT_THAT(result.err, StartsWith("automodeld: DEADLINE_EXCEEDED"));
 }
 
+TEST_F(CliCommands, TimeoutOfTheEnvironmentIsCheckedAsTheFlag) {
+  const Environment wrong = {{"AUTOMODELD_TIMEOUT", "30"}};
+  const CliResult result = Run({"models"}, {.environment = wrong});
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, StartsWith("automodeld: AUTOMODELD_TIMEOUT: \"30\" is not a duration such as 30s or 2m"));
+  EXPECT_EQ(Run({"models", "--timeout", "30s"}, {.environment = wrong}).code, 0);
+  EXPECT_EQ(Run({"serve", "--help"}, {.environment = wrong}).code, 0);
+  EXPECT_EQ(Run({"models"}, {.environment = {{"AUTOMODELD_TIMEOUT", "30s"}}}).code, 0);
+  const CliResult late = Run({"bench", "--model", "decoder"}, {.environment = {{"AUTOMODELD_TIMEOUT", "1ns"}}});
+  EXPECT_THAT(late.err, StartsWith("automodeld: DEADLINE_EXCEEDED"));
+}
+
+// A daemon whose models fail in their sixth step.
+class CliGenerateFailing : public ::testing::Test {
+ protected:
+  CliResult Run(std::vector<std::string> arguments) {
+    return RunCli(std::move(arguments), {.environment = {{"AUTOMODELD_SERVER", daemon_.daemon().addresses().listen}}});
+  }
+
+  TestDaemon daemon_{{"decoder"}, [](DaemonConfig&, FakeLoader& loader) { loader.fail_wait_at = 5; }};
+};
+
+TEST_F(CliGenerateFailing, TheErrorStandsOnALineOfItsOwn) {
+  const CliResult result = Run({"generate", "decoder", "abc", "--max-tokens", "40"});
+  EXPECT_EQ(result.code, 1);
+  EXPECT_GT(result.out.size(), 1U);
+  EXPECT_EQ(result.out.back(), '\n');
+  EXPECT_THAT(result.err, StartsWith("automodeld: INTERNAL: "));
+}
+
+TEST_F(CliGenerateFailing, WhatThereIsOfSeveralCompletionsIsWritten) {
+  const CliResult result = Run({"generate", "decoder", "abc", "--max-tokens", "40", "--n", "2"});
+  EXPECT_EQ(result.code, 1);
+  EXPECT_THAT(result.out, ::testing::MatchesRegex("\\[0\\] [a-z]+\n\\[1\\] [a-z]+\n"));
+}
+
 TEST_F(CliCommands, EmbedShowsARowForEachText) {
   const CliResult result = Run({"embed", "encoder", "one", "two"});
   EXPECT_EQ(result.code, 0) << result.err;
@@ -169,6 +204,19 @@ TEST_F(CliCommands, LoadSendsEveryFlagAndPrintsTheReport) {
   EXPECT_EQ(Run({"models", "decoder2"}).code, 1);
 }
 
+TEST_F(CliCommands, LoadDrawsItsProgressOnATerminalAndWipesItAway) {
+  const std::vector<std::string> load = {"load", "--config-json", "{}", "--model"};
+  const auto run = [&](const std::string& model, bool terminal) {
+    std::vector<std::string> arguments = load;
+    arguments.push_back(model);
+    return Run(arguments, {.terminal = terminal});
+  };
+  EXPECT_EQ(run("decoder4", true).err,
+            "\rweights    [############            ]  50 %  1 B of 2 B  0 s\033[K"
+            "\r\033[K");
+  EXPECT_EQ(run("decoder5", false).err, "");
+}
+
 TEST_F(CliCommands, LoadOfAFolderThatIsNotThereFails) {
   const CliResult result = Run({"load", "nothing-here"});
   EXPECT_EQ(result.code, 1);
@@ -192,17 +240,22 @@ TEST_F(CliCommands, HealthTellsByItsExitCode) {
 
 TEST_F(CliCommands, HealthWaitsForAModelThatComesLater) {
   CliResult result;
-  std::thread waiting([&] { result = Run({"health", "decoder3", "--wait", "60"}); });
+  std::thread waiting([&] { result = Run({"health", "decoder3", "--wait", "60s"}); });
   EXPECT_EQ(Run({"load", "--config-json", "{}", "--model", "decoder3"}).code, 0);
   waiting.join();
   EXPECT_EQ(result.code, 0) << result.err;
   EXPECT_EQ(result.out, "SERVING\n");
 }
 
+TEST_F(CliCommands, HealthHasOneTimeLimit) {
+  EXPECT_EQ(Run({"health", "--wait", "60"}).code, 2);
+  EXPECT_EQ(Run({"health", "--wait", "60s", "--timeout", "1s"}).code, 2);
+}
+
 TEST_F(CliCommands, HealthGivesUpAfterItsTime) {
-  const CliResult result = Run({"health", "nobody", "--wait", "0.05"});
+  const CliResult result = Run({"health", "nobody", "--wait", "50ms"});
   EXPECT_EQ(result.code, 1);
-  EXPECT_EQ(result.err, "automodeld: DEADLINE_EXCEEDED: not SERVING after 0.05 s\n");
+  EXPECT_EQ(result.err, "automodeld: DEADLINE_EXCEEDED: not SERVING after 50ms\n");
 }
 
 TEST(CliWithoutDaemon, CommandsSayThatNobodyAnswers) {
@@ -251,16 +304,6 @@ TEST_F(CliCommands, CheckLoadsNothingAndTellsByItsExitCode) {
   EXPECT_EQ(broken.code, 1);
   EXPECT_THAT(broken.err, StartsWith("automodeld: FAILED_PRECONDITION: "));
   EXPECT_EQ(Run({"check", "/nonexistent"}).code, 1);
-}
-
-TEST(CliServe, OpenAddressNeedsInsecureListen) {
-  const auto logger = spdlog::default_logger();
-  ::testing::internal::CaptureStderr();
-  const CliResult result =
-      RunCli({"serve", "--listen", "0.0.0.0:0", "--http-listen", ""}, {.load = FakeLoader().function()});
-  spdlog::set_default_logger(logger);
-  EXPECT_THAT(::testing::internal::GetCapturedStderr(), HasSubstr("--insecure-listen"));
-  EXPECT_EQ(result.code, 2);
 }
 
 }  // namespace

@@ -96,6 +96,20 @@ TEST(Bench, PercentilesAreValuesThatWereMeasured) {
   EXPECT_EQ(ToPercentiles({}).p99, 0);
 }
 
+TEST(Bench, TextHasThroughputAndPercentilesOfEachLatency) {
+  BenchSamples samples;
+  samples.Add({.error = "UNAVAILABLE"});
+  samples.Add(
+      {.input_tokens = 10, .output_tokens = 3, .latency = 0.5, .first_token = 0.25, .inter_token = {0.1, 0.15}});
+  EXPECT_EQ(samples.Summarise(2).ToText(),
+            "requests             1 in 2.00 s, 1 failed\n"
+            "  UNAVAILABLE        1\n"
+            "throughput           0.5 requests/s, 5 input tokens/s, 2 output tokens/s\n"
+            "latency              p50 500.00 ms, p90 500.00 ms, p99 500.00 ms\n"
+            "time to first token  p50 250.00 ms, p90 250.00 ms, p99 250.00 ms\n"
+            "inter-token latency  p50 100.00 ms, p90 150.00 ms, p99 150.00 ms\n");
+}
+
 TEST(Bench, FailedCallsCountAsErrorsAndNothingElse) {
   BenchSamples samples;
   samples.Add({.error = "UNAVAILABLE", .input_tokens = 1000, .output_tokens = 1000, .latency = 1000});

@@ -10,11 +10,28 @@
 namespace automodeld {
 namespace {
 
-std::string Line(const std::string& message, spdlog::level::level_enum level = spdlog::level::info) {
+std::string Line(const std::string& message, spdlog::level::level_enum level = spdlog::level::info,
+                 const std::unique_ptr<spdlog::formatter>& formatter = JsonLogFormatter()) {
   const spdlog::details::log_msg record(spdlog::source_loc{}, "automodeld", level, message);
   spdlog::memory_buf_t buffer;
-  JsonLogFormatter()->format(record, buffer);
+  formatter->format(record, buffer);
   return {buffer.data(), buffer.size()};
+}
+
+// Without the time before it.
+std::string TextLine(const std::string& message) {
+  return Line(message, spdlog::level::info, TextLogFormatter()).substr(std::string("19:07:39.123 ").size());
+}
+
+TEST(TextLog, NoMessageBeginsALineOrMovesTheCursor) {
+  EXPECT_EQ(TextLine("path \"a\n19:07:39.123 error forged\""), "info    path \"a\\n19:07:39.123 error forged\"\n");
+  EXPECT_EQ(TextLine("\x1b[31m \r\t \x7f"), "info    \\x1b[31m \\x0d\\x09 \\x7f\n");
+  EXPECT_EQ(TextLine("\xc2\x9b"), "info    \xc2\\x9b\n");
+}
+
+TEST(TextLog, MessagesThatAreTextStayAsTheyAre) {
+  EXPECT_EQ(TextLine("a \\ \xc3\xa4\xe2\x80\x93\xf0\x9f\x99\x82"),
+            "info    a \\ \xc3\xa4\xe2\x80\x93\xf0\x9f\x99\x82\n");
 }
 
 TEST(JsonLog, WhateverAMessageHoldsTheLineIsOneJsonObject) {
