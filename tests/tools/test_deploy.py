@@ -128,7 +128,7 @@ def test_the_daemon_takes_the_arguments_serves_and_drains(args, tmp_path):
         daemon = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         server = f"127.0.0.1:{port(address_in_banner(daemon))}"
-        done = subprocess.run([BUILD / "automodeld", "health", "--wait", "60", "--server", server],
+        done = subprocess.run([BUILD / "automodeld", "health", "--wait", "60s", "--server", server],
                               capture_output=True, text=True)
         assert (done.returncode, done.stdout.strip()) == (0, "SERVING"), (tmp_path / "log").read_text()
         daemon.send_signal(signal.SIGTERM)
