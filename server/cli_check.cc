@@ -1,5 +1,3 @@
-#include <fmt/format.h>
-
 #include <filesystem>
 #include <string>
 
@@ -47,17 +45,10 @@ class Check {
     };
     const auto model = program_.load(options, context);
     bar.Clear();
-    if (!model.ok()) return Refused(model.status());
+    if (!model.ok()) return Fail(terminal_, model.status());
     const v1::LoadReport report = ToProto(model->report);
     terminal_.out << (json_ ? MessageToJson(report, true) + "\n" : ReportText(report)) << std::flush;
     return kExitOk;
-  }
-
-  // Here a line per tensor is what one wants to read.
-  int Refused(const absl::Status& status) {
-    terminal_.err << fmt::format("automodeld: {}: {}\n", absl::StatusCodeToString(status.code()),
-                                 std::string(status.message()));
-    return kExitFailed;
   }
 
   const Program& program_;

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import pathlib
+import pty
 import re
 import signal
 import subprocess
@@ -40,8 +41,7 @@ class Daemon:
     """
 
     def __init__(self, *arguments, env=None):
-        command = [BUILD / "automodeld", "serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0",
-                   "--log-format", "json", *arguments]
+        command = [BUILD / "automodeld", "serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", *arguments]
         self.log = tempfile.NamedTemporaryFile(prefix="automodeld-", suffix=".log", mode="w+")
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True,
                                         env={**os.environ, **(env or {})})
@@ -142,6 +142,23 @@ def run_cli(*arguments, input=None, timeout=120):
     """`automodeld ...` to its end; gives the completed process with text output."""
     return subprocess.run([BUILD / "automodeld", *map(str, arguments)], input=input, capture_output=True, text=True,
                           timeout=timeout)
+
+
+def on_a_terminal(*command, env=None):
+    """Runs with a pseudo-terminal as stdout and stderr; gives the exit code and what was written there."""
+    main, side = pty.openpty()
+    process = subprocess.Popen([BUILD / "automodeld", *map(str, command)], stdout=side, stderr=side,
+                               stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
+    os.close(side)
+    written = b""
+    while True:
+        try:
+            piece = os.read(main, 65536)
+        except OSError:  # the other side is closed
+            break
+        written += piece
+    os.close(main)
+    return process.wait(60), written.decode()
 
 
 def json_logs(daemon):

@@ -32,6 +32,14 @@ def assert_nothing_left(daemon, model):
 
 
 @pytest.fixture
+def falls_back(tmp_path):
+    """Arguments of a daemon whose model "kjv" asks for FP8, which falls back."""
+    config = tmp_path / "daemon.yaml"
+    config.write_text(f"models: [{{model: kjv, path: {BUNDLED}, fp8_config: {{recipe_name: rowwise}}}}]")
+    return "--config", str(config)
+
+
+@pytest.fixture
 def model_root(tmp_path):
     """A --model-root with a copy of the bundled model that a test may break."""
     shutil.copytree(BUNDLED, tmp_path / "kjv")

@@ -1,8 +1,6 @@
 """The commands of the real binary against a real daemon: what they print and how they exit."""
 
 import json
-import os
-import pty
 import re
 import signal
 import subprocess
@@ -10,30 +8,13 @@ import time
 
 import pytest
 
-from daemon import BUILD, BUNDLED, Daemon, run_cli
+from daemon import BUILD, BUNDLED, Daemon, on_a_terminal, run_cli
 
 PROMPT = "And the LORD said unto"
 
 
 def cli(daemon, *arguments, **options):
     return run_cli(*arguments, "--server", daemon.target, **options)
-
-
-def on_a_terminal(*command, env=None):
-    """Runs with a pseudo-terminal as stdout and stderr; gives the exit code and what was written there."""
-    main, side = pty.openpty()
-    process = subprocess.Popen([BUILD / "automodeld", *map(str, command)], stdout=side, stderr=side,
-                               stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
-    os.close(side)
-    written = b""
-    while True:
-        try:
-            piece = os.read(main, 65536)
-        except OSError:  # the other side is closed
-            break
-        written += piece
-    os.close(main)
-    return process.wait(60), written.decode()
 
 
 def test_generate_writes_the_daemons_text(daemon):
@@ -62,6 +43,19 @@ def test_ctrl_c_cancels_the_call_and_exits_130(daemon):
     deadline = time.monotonic() + 10
     while daemon.metric("automodeld_requests_total", method="Generate", model="kjv", code="CANCELLED") == before:
         assert time.monotonic() < deadline, "the daemon did not see the cancellation"
+
+
+def test_a_daemon_that_dies_in_mid_stream_was_there():
+    with Daemon("--model", f"kjv={BUNDLED}") as mortal:
+        client = subprocess.Popen([BUILD / "automodeld", "generate", "kjv", PROMPT, "--max-tokens", "1500",
+                                   "--ignore-eos", "--server", mortal.target], stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, text=True)
+        assert client.stdout.read(1)
+        mortal.process.kill()
+        out, err = client.communicate(timeout=60)
+    assert client.returncode == 1
+    assert out.endswith("\n")
+    assert re.fullmatch(r"automodeld: UNAVAILABLE: .*\n", err) and "no daemon" not in err
 
 
 def test_errors_are_one_line_with_the_code(daemon):
@@ -115,6 +109,28 @@ def test_check_needs_no_daemon(model_root):
     assert broken.returncode == 1 and broken.stderr.startswith("automodeld: ")
 
 
+def rename_tensor(path, old, new):
+    raw = path.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:8 + size])
+    header[new] = header.pop(old)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + size:])
+
+
+def test_check_names_all_that_is_missing_and_all_that_is_unread(model_root):
+    names = [f"model.layers.{layer}.self_attn.{part}_proj" for layer in range(6) for part in "qkvo"]
+    for name in names:
+        rename_tensor(model_root / "kjv" / "model.safetensors", f"{name}.weight", f"{name}.wait")
+    broken = run_cli("check", model_root / "kjv")
+    assert broken.returncode == 1
+    found = re.fullmatch(r"automodeld: FAILED_PRECONDITION: .*: 24 missing: (.*); 24 unread: (.*)\n", broken.stderr)
+    assert found, broken.stderr
+    assert sorted(found[1].split(", ")) == sorted(f"{name}.weight" for name in names)
+    assert sorted(found[2].split(", ")) == sorted(f"{name}.wait" for name in names)
+
+
 def test_load_and_unload(model_root):
     with Daemon("--model-root", str(model_root)) as daemon:
         loaded = cli(daemon, "load", "kjv", "--model", "second", "--engine.max-model-len", 128, "--attn-implementation",
@@ -147,16 +163,12 @@ models:
 
 
 def test_open_address_needs_insecure_listen_and_warns_in_red(tmp_path):
-    refused = run_cli("serve", "--listen", "0.0.0.0:0", "--http-listen", "")
-    assert refused.returncode == 2 and "--insecure-listen" in refused.stderr
+    refused = run_cli("serve", "--listen", "0.0.0.0:0", "--http-listen", "", "--log-level", "off")
+    assert refused.returncode == 2
+    assert re.fullmatch(r"automodeld: --listen: 0\.0\.0\.0:0 .*--insecure-listen.*\n", refused.stderr)
     broken = tmp_path / "nothing"  # a model that cannot be loaded ends the daemon after its banner
     serve = ["serve", "--listen", "0.0.0.0:0", "--http-listen", "", "--insecure-listen", "--model", f"x={broken}"]
     code, coloured = on_a_terminal(*serve, env={"TERM": "xterm", "NO_COLOR": ""})
     assert code == 1 and re.search(r"\x1b\[31munprotected .*generate and embed\x1b\[0m", coloured)
     _, plain = on_a_terminal(*serve, env={"NO_COLOR": "1"})
     assert "unprotected" in plain and "\x1b[31m" not in plain
-
-
-def test_logs_that_nobody_watches_are_json(daemon):
-    lines = daemon.logs().splitlines()
-    assert lines and all(set(json.loads(line)) == {"time", "level", "message"} for line in lines)

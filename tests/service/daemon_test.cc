@@ -13,6 +13,7 @@
 namespace automodeld {
 namespace {
 
+using testing::EndsWith;
 using testing::HasSubstr;
 using testing::StartsWith;
 
@@ -112,6 +113,16 @@ TEST(Daemon, StoppedWhileLoadingEndsAtOnce) {
   loader.AwaitLoading("decoder");
   (*daemon)->Stop();
   EXPECT_TRUE((*daemon)->Run().ok());
+}
+
+TEST(Daemon, AMessageTooLongToTravelIsCutAndSaysSo) {
+  TestDaemon daemon({});
+  const std::string name(100'000, 'x');
+  const Answer answer = Generate(daemon.inference(), TextRequest(name, "abc", 1));
+  EXPECT_EQ(answer.status.error_code(), grpc::NOT_FOUND);
+  EXPECT_LT(answer.status.error_message().size(), 8192U);
+  EXPECT_THAT(answer.status.error_message(),
+              EndsWith("xxx ... (cut; of a load that failed, the daemon's log has all)"));
 }
 
 TEST(Daemon, ReflectionListsBothServices) {
