@@ -55,7 +55,8 @@ class Tokenizer {
   //   chat_template.jinja, chat_template.json, additional_chat_templates/*.jinja
   // All but the first may be absent. NOT_FOUND: no tokenizer.json. INVALID_ARGUMENT: a file is malformed (a chat
   // template that does not parse is RenderChat's error), or larger than 256 MiB (tokenizer.json), 32 MiB (the other
-  // .json files) or 1 MiB (a template). FAILED_PRECONDITION: a file cannot be read, or is a folder, a pipe or a device.
+  // .json files) or 256 KiB (a template). FAILED_PRECONDITION: a file cannot be read, or is a folder, a pipe or a
+  // device. RESOURCE_EXHAUSTED: the chat templates' parsing passed 512 MiB or 20 s.
   static absl::StatusOr<std::shared_ptr<const Tokenizer>> Load(const std::string& folder);
 
   // The ids of `text`, never cut. Special tokens written out in the text become their ids, as in transformers;

@@ -101,13 +101,16 @@ TEST(ChatTemplate, AbsenceIsAFailedPrecondition) {
 TEST(ChatTemplate, TakesToolsIfItReadsThem) {
   for (const std::string source :
        {"{{ tools }}", "{%- if tools %}x{% endif %}", "{% for t in tools or [] %}{{ t }}{% endfor %}",
-        "{% set tools = tools or [] %}{{ tools | tojson }}", "{% macro m(tools) %}{{ tools }}{% endmacro %}{{ m(tools) }}",
-        "{% macro m() %}{{ tools | length }}{% endmacro %}{{ m() }}", "{% generation %}{{ tools }}{% endgeneration %}"}) {
+        "{% set tools = tools or [] %}{{ tools | tojson }}",
+        "{% macro m(tools) %}{{ tools }}{% endmacro %}{{ m(tools) }}",
+        "{% macro m() %}{{ tools | length }}{% endmacro %}{{ m() }}",
+        "{% generation %}{{ tools }}{% endgeneration %}"}) {
     EXPECT_TRUE(LoadWithTemplate(source)->chat_takes_tools()) << source;
   }
   for (const std::string source :
-       {"", "tools", "{# {{ tools }} #}", "{{ 'tools' }}", "{% raw %}{{ tools }}{% endraw %}", "{{ messages[0].tools }}",
-        "{{ tools_in_user_message }}", "{% for tools in messages %}{{ tools }}{% endfor %}"}) {
+       {"", "tools", "{# {{ tools }} #}", "{{ 'tools' }}", "{% raw %}{{ tools }}{% endraw %}",
+        "{{ messages[0].tools }}", "{{ tools_in_user_message }}",
+        "{% for tools in messages %}{{ tools }}{% endfor %}"}) {
     EXPECT_FALSE(LoadWithTemplate(source)->chat_takes_tools()) << source;
   }
 }
@@ -127,7 +130,7 @@ TEST(ChatTemplate, TakesToolsIsTrueWhereRenderingHasAnErrorToTell) {
 }
 
 TEST(ChatTemplate, TakesToolsOfRealModels) {
-  const std::pair<std::string, bool> templates[] = {{"chatml", false}, {"gemma", false},   {"llama3", true},
+  const std::pair<std::string, bool> templates[] = {{"chatml", false}, {"gemma", false},  {"llama3", true},
                                                     {"mistral", true}, {"qwen2_5", true}, {"qwen3", true}};
   for (const auto& [name, takes_tools] : templates) {
     std::ifstream file(AUTOMODELD_SOURCE_DIR "/tests/text/templates/" + name + ".jinja");
@@ -155,6 +158,15 @@ TEST(ChatTemplate, MalformedOnesLoadAndSayWhyWhenUsed) {
     EXPECT_THAT(tokenizer->RenderChat(kHello, {}).status(),
                 IsFailure(absl::StatusCode::kFailedPrecondition, "does not parse: line 1: "))
         << source;
+  }
+}
+
+// The engine walks an expression's tree by recursion, and bounds only how deep brackets are.
+TEST(ChatTemplateLimits, ExpressionsAsLongAsATemplateMayBeEndInAPromptOrAnError) {
+  for (const std::string link : {".b", "|trim", "[0]", "()", " is defined", " if x else a"}) {
+    std::string chain = "{{ a";
+    while (chain.size() < (256 << 10) - 16) chain += link;
+    (void)LoadWithTemplate(chain + " }}")->RenderChat(kHello, {});
   }
 }
 

@@ -23,21 +23,30 @@ pub struct ChatTemplates {
     environment: Environment<'static>,
     /// Name to what is wrong with it.
     malformed: BTreeMap<String, String>,
+    takes_tools: bool,
     special_tokens: Map<String, Value>,
     ledger: Arc<Ledger>,
 }
 
 impl ChatTemplates {
-    pub fn new(config: &TextConfig) -> Self {
+    /// Within bounds, because the engine's compiler walks an expression as deep as it is long (`a.b.b.b…`).
+    pub fn new(config: &TextConfig) -> Result<Self> {
+        let (sources, special_tokens) = (config.templates.clone(), config.special_tokens.clone());
+        let compile = move || Self::compile(&sources, special_tokens);
+        budget::run(&Arc::default(), LIMITS, compile).map_err(describe_exceeded)
+    }
+
+    fn compile(sources: &BTreeMap<String, String>, special_tokens: Map<String, Value>) -> Self {
         let mut environment = new_environment();
         let mut malformed = BTreeMap::new();
-        for (name, source) in &config.templates {
+        for (name, source) in sources {
             if let Err(error) = environment.add_template_owned(name.clone(), prepared(source)) {
                 malformed.insert(name.clone(), describe(&error));
             }
         }
-        let special_tokens = config.special_tokens.clone();
-        Self { environment, malformed, special_tokens, ledger: Arc::default() }
+        let mut templates = Self { environment, malformed, takes_tools: true, special_tokens, ledger: Arc::default() };
+        templates.takes_tools = templates.reads_tools();
+        templates
     }
 
     pub fn is_empty(&self) -> bool {
@@ -46,6 +55,10 @@ impl ChatTemplates {
 
     /// Whether the template of a chat with tools reads them. True where rendering has an error to tell.
     pub fn takes_tools(&self) -> bool {
+        self.takes_tools
+    }
+
+    fn reads_tools(&self) -> bool {
         let Ok(name) = self.choose(true) else { return true };
         self.environment.get_template(name).is_ok_and(|template| {
             // The engine takes what a template sets for its own, even in `{% set tools = tools or [] %}`.

@@ -10,7 +10,8 @@ use std::path::Path;
 
 const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
 const MAX_CONFIG_BYTES: u64 = 32 << 20;
-const MAX_TEMPLATE_BYTES: usize = 1 << 20;
+/// The longest in use has 30 KB.
+const MAX_TEMPLATE_BYTES: usize = 256 << 10;
 /// transformers writes 1e30 where a tokenizer has no limit.
 const MAX_MODEL_LENGTH: f64 = i32::MAX as f64;
 

@@ -94,7 +94,7 @@ fn load(folder: &[u8]) -> Result<(AmTextTokenizer, AmTextFacts)> {
     let folder = Path::new(utf8("folder", folder)?);
     let config = TextConfig::load(folder)?;
     let tokenizer = Tokenizer::load(folder, &config)?;
-    let templates = ChatTemplates::new(&config);
+    let templates = ChatTemplates::new(&config)?;
     let id = |name| id_or_none(config.special_token(name).and_then(|token| tokenizer.token_to_id(token)));
     let facts = AmTextFacts {
         vocab_size: tokenizer.vocab_size() as i32,
