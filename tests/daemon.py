@@ -41,7 +41,8 @@ class Daemon:
     """
 
     def __init__(self, *arguments, env=None):
-        command = [BUILD / "automodeld", "serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", *arguments]
+        command = [BUILD / "automodeld", "serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0",
+                   *arguments]
         self.log = tempfile.NamedTemporaryFile(prefix="automodeld-", suffix=".log", mode="w+")
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True,
                                         env={**os.environ, **(env or {})})

@@ -58,7 +58,8 @@ def test_each_call_leaves_one_line():
         stream.cancel()
         assert daemon.stop() == 0
         calls = [line for line in json_logs(daemon) if line["message"].startswith("call ")]
-    expected = [("kjv", "OK", "4"), ("-", "NOT_FOUND", "0"), ("-", "INVALID_ARGUMENT", "0"), ("kjv", "CANCELLED", r"\d+")]
+    expected = [("kjv", "OK", "4"), ("-", "NOT_FOUND", "0"), ("-", "INVALID_ARGUMENT", "0"),
+                ("kjv", "CANCELLED", r"\d+")]
     for model, code, tokens in expected:
         pattern = rf"call id=[0-9a-f]+ method=Generate model={model} code={code} tokens={tokens} ms=\d+\.\d"
         assert [line["level"] for line in calls if re.fullmatch(pattern, line["message"])] == ["info"], pattern
