@@ -110,9 +110,16 @@ struct PackedRows {
         const float* x = turned + row / kTileRows * a.in * kTileRows + row % kTileRows;
         float* y = a.y + (block.row + row) * a.out;
         const int64_t rows = block.rows - row;
-        const auto tile = rows == 1 ? Tile<W, 1> : rows <= 4 ? Tile<W, 4> : Tile<W, kRows>;
         for (int64_t column = 0; column < kPanel; column += 2 * W) {
-          tile(a, x, a.packed + panel * a.in * kPanel + column, panel * kPanel + column, y, rows);
+          const float* weight = a.packed + panel * a.in * kPanel + column;
+          const int64_t n = panel * kPanel + column;
+          if (rows == 1) {
+            Tile<W, 1>(a, x, weight, n, y, rows);
+          } else if (rows <= 4) {
+            Tile<W, 4>(a, x, weight, n, y, rows);
+          } else {
+            Tile<W, kRows>(a, x, weight, n, y, rows);
+          }
         }
       }
     }
