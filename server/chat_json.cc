@@ -42,12 +42,15 @@ absl::Status CheckMessage(const std::string& field, const v1::ChatMessage& messa
   return absl::OkStatus();
 }
 
-absl::Status CheckTools(const v1::ChatPrompt& chat) {
+absl::Status CheckTools(const v1::ChatPrompt& chat, const Tokenizer& tokenizer) {
   RETURN_IF_ERROR(CheckSize("chat.tools", static_cast<size_t>(chat.tools_size()), 0, 128, "tools"));
   for (int i = 0; i < chat.tools_size(); ++i) {
     if (!IsJsonObject(chat.tools(i))) {
       return absl::InvalidArgumentError(fmt::format("chat.tools[{}]: not a JSON object", i));
     }
+  }
+  if (chat.tools_size() > 0 && !tokenizer.chat_takes_tools()) {
+    return absl::InvalidArgumentError("chat.tools: the model's chat template takes none");
   }
   return absl::OkStatus();
 }
@@ -80,7 +83,8 @@ std::string MessageJson(const v1::ChatMessage& message) {
 
 }  // namespace
 
-absl::Status CheckChat(const v1::ChatPrompt& chat, const ModelInfo& info) {
+absl::Status CheckChat(const v1::ChatPrompt& chat, const ServedModel& model) {
+  const ModelInfo& info = model.report.info;
   if (!info.has_chat_template) {
     return absl::FailedPreconditionError(fmt::format("model \"{}\" has no chat template", info.model));
   }
@@ -89,7 +93,7 @@ absl::Status CheckChat(const v1::ChatPrompt& chat, const ModelInfo& info) {
   for (int i = 0; i < chat.messages_size(); ++i) {
     RETURN_IF_ERROR(CheckMessage(fmt::format("chat.messages[{}]", i), chat.messages(i), info));
   }
-  return CheckTools(chat);
+  return CheckTools(chat, *model.tokenizer);
 }
 
 std::string ChatMessagesJson(const v1::ChatPrompt& chat) {

@@ -1,6 +1,6 @@
 // Conversations, as the JSON that Hugging Face's chat templates read.
 //
-//   RETURN_IF_ERROR(CheckChat(chat, model.report.info));
+//   RETURN_IF_ERROR(CheckChat(chat, model));
 //   tokenizer.RenderChat(ChatMessagesJson(chat), ChatToolsJson(chat));
 #ifndef SERVER_CHAT_JSON_H_
 #define SERVER_CHAT_JSON_H_
@@ -10,13 +10,14 @@
 #include <string>
 
 #include "automodeld/v1/inference.pb.h"
-#include "core/auto_model.h"
+#include "core/model_registry.h"
 
 namespace automodeld {
 
 // Ranges of ChatPrompt, and that tools and arguments are JSON objects. FAILED_PRECONDITION if the model has no chat
-// template, UNIMPLEMENTED for images.
-absl::Status CheckChat(const v1::ChatPrompt& chat, const ModelInfo& info);
+// template, UNIMPLEMENTED for images. INVALID_ARGUMENT for tools that the template would drop. The model has a
+// tokenizer.
+absl::Status CheckChat(const v1::ChatPrompt& chat, const ServedModel& model);
 
 // [{"role": …, "content": …, "tool_calls": …, "tool_call_id": …}, …]. The text parts of a message are joined by line
 // breaks into one string, which is what templates of text models expect. Call only after CheckChat.

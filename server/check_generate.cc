@@ -8,6 +8,7 @@
 #include "core/text/text.h"
 #include "server/chat_json.h"
 #include "server/convert.h"
+#include "server/encode_text.h"
 
 namespace automodeld {
 namespace {
@@ -70,7 +71,8 @@ absl::Status CheckPrompt(const v1::GenerateRequest& request, const ServedModel& 
   switch (request.prompt_case()) {
     case v1::GenerateRequest::kText:
       RETURN_IF_ERROR(CheckSize("text", request.text().size(), 1, kMaxTextBytes, "bytes"));
-      return CheckHasTokenizer(model);
+      RETURN_IF_ERROR(CheckHasTokenizer(model));
+      return CheckCanFit(model, request.text());
     case v1::GenerateRequest::kTokenIds: {
       const auto& ids = request.token_ids().ids();
       RETURN_IF_ERROR(CheckSize("token_ids", static_cast<size_t>(ids.size()), 1, kMaxTokens, "tokens"));
@@ -79,7 +81,7 @@ absl::Status CheckPrompt(const v1::GenerateRequest& request, const ServedModel& 
     }
     case v1::GenerateRequest::kChat:
       RETURN_IF_ERROR(CheckHasTokenizer(model));
-      return CheckChat(request.chat(), model.report.info);
+      return CheckChat(request.chat(), model);
     case v1::GenerateRequest::PROMPT_NOT_SET:
       break;
   }

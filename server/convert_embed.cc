@@ -65,7 +65,7 @@ absl::StatusOr<std::vector<TokenId>> EncodeInputText(const std::string& text, co
   RETURN_IF_ERROR(CheckSize("text", text.size(), 1, kMaxTextBytes, "bytes"));
   if (plan.truncate) return EncodeTruncated(*model.tokenizer, plan.prefix + text, plan.max_tokens);
   RETURN_IF_ERROR(CheckCanFit(model, text));
-  return EncodeText(*model.tokenizer, plan.prefix + text, /*add_special_tokens=*/true);
+  return model.tokenizer->Encode(plan.prefix + text, /*add_special_tokens=*/true);
 }
 
 absl::StatusOr<std::vector<TokenId>> CopyInputTokens(const v1::TokenIds& tokens, const EmbedPlan& plan,
@@ -130,6 +130,12 @@ absl::StatusOr<EmbedPlan> PlanEmbed(const v1::EmbedRequest& request, const Serve
   plan.truncate = !request.has_truncate() || request.truncate();
   plan.max_tokens = MaxTokens(model);
   return plan;
+}
+
+size_t LongestText(const v1::EmbedRequest& request, const EmbedPlan& plan) {
+  size_t longest = 0;
+  for (const v1::EmbedInput& input : request.inputs()) longest = std::max(longest, input.text().size());
+  return plan.truncate ? std::min(longest, plan.max_tokens * kMaxBytesPerToken) : longest;
 }
 
 absl::StatusOr<std::vector<TokenId>> EncodeInput(const v1::EmbedInput& input, const EmbedPlan& plan,

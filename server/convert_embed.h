@@ -30,6 +30,9 @@ struct EmbedPlan {
 // looked at.
 absl::StatusOr<EmbedPlan> PlanEmbed(const v1::EmbedRequest& request, const ServedModel& model);
 
+// Bytes of the longest text that will be encoded.
+size_t LongestText(const v1::EmbedRequest& request, const EmbedPlan& plan);
+
 // The tokens of one input, cut if the plan says so. INVALID_ARGUMENT and FAILED_PRECONDITION are this input's own.
 absl::StatusOr<std::vector<TokenId>> EncodeInput(const v1::EmbedInput& input, const EmbedPlan& plan,
                                                  const ServedModel& model);

@@ -69,10 +69,9 @@ absl::StatusOr<std::vector<TokenId>> EncodePrompt(const v1::GenerateRequest& req
     options.tools_json = ChatToolsJson(request.chat());
     ASSIGN_OR_RETURN(const std::string prompt, model.tokenizer->RenderChat(ChatMessagesJson(request.chat()), options));
     RETURN_IF_ERROR(CheckCanFit(model, prompt));
-    ASSIGN_OR_RETURN(ids, EncodeText(*model.tokenizer, prompt, /*add_special_tokens=*/false));
+    ASSIGN_OR_RETURN(ids, model.tokenizer->Encode(prompt, /*add_special_tokens=*/false));
   } else {
-    RETURN_IF_ERROR(CheckCanFit(model, request.text()));
-    ASSIGN_OR_RETURN(ids, EncodeText(*model.tokenizer, request.text(), /*add_special_tokens=*/true));
+    ASSIGN_OR_RETURN(ids, model.tokenizer->Encode(request.text(), /*add_special_tokens=*/true));
   }
   if (ids.empty()) return absl::InvalidArgumentError("prompt: it has no tokens");
   return ids;

@@ -3,14 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <mutex>
 
 #include "core/status.h"
 
 namespace automodeld {
 namespace {
-
-constexpr size_t kLargeText = 1U << 20U;
 
 // The beginning of `text`, at most `size` bytes, without half a character at its end.
 std::string_view Beginning(std::string_view text, size_t size) {
@@ -29,25 +26,17 @@ size_t Offset(const std::vector<TokenId>& whole, const std::vector<TokenId>& con
 
 absl::Status CheckCanFit(const ServedModel& model, std::string_view text) {
   const auto max_tokens = static_cast<size_t>(model.report.info.max_model_len);
-  if (text.size() <= max_tokens * kMaxBytesPerToken) return absl::OkStatus();
+  if (text.size() <= std::max(kLargeText, max_tokens * kMaxBytesPerToken)) return absl::OkStatus();
   return absl::ResourceExhaustedError(
       fmt::format("text: {} bytes can never fit max_model_len {}", text.size(), max_tokens));
-}
-
-absl::StatusOr<std::vector<TokenId>> EncodeText(const Tokenizer& tokenizer, std::string_view text,
-                                                bool add_special_tokens) {
-  static std::mutex one_large_text;
-  std::unique_lock lock(one_large_text, std::defer_lock);
-  if (text.size() > kLargeText) lock.lock();
-  return tokenizer.Encode(text, add_special_tokens);
 }
 
 absl::StatusOr<std::vector<TokenId>> EncodeTruncated(const Tokenizer& tokenizer, std::string_view text,
                                                      size_t max_tokens) {
   text = Beginning(text, max_tokens * kMaxBytesPerToken);
-  ASSIGN_OR_RETURN(std::vector<TokenId> ids, EncodeText(tokenizer, text, true));
+  ASSIGN_OR_RETURN(std::vector<TokenId> ids, tokenizer.Encode(text, true));
   if (ids.size() <= max_tokens) return ids;
-  ASSIGN_OR_RETURN(const std::vector<TokenId> content, EncodeText(tokenizer, text, false));
+  ASSIGN_OR_RETURN(const std::vector<TokenId> content, tokenizer.Encode(text, false));
   const size_t content_end = Offset(ids, content) + content.size();
   const size_t too_many = std::min(ids.size() - max_tokens, content.size());
   ids.erase(ids.begin() + static_cast<std::ptrdiff_t>(content_end - too_many),

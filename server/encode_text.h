@@ -1,4 +1,7 @@
 // Text to tokens, with bounds on memory and time that the tokenizer alone does not have.
+//
+//   RETURN_IF_ERROR(CheckCanFit(model, request.text()));
+//   Post(services().PoolFor(request.text().size()), …);  // a large text waits for those before it, and holds no worker
 #ifndef SERVER_ENCODE_TEXT_H_
 #define SERVER_ENCODE_TEXT_H_
 
@@ -12,16 +15,16 @@
 
 namespace automodeld {
 
-// No tokenizer in use has a token of more bytes; so a text of more than this many bytes a token can never fit.
+// Longer texts are large: encoding takes 300 bytes of memory for each byte of text, so one of them is encoded at a
+// time.
+inline constexpr size_t kLargeText = 1 << 20;
+
+// No tokenizer in use has a token of more bytes.
 inline constexpr size_t kMaxBytesPerToken = 512;
 
-// RESOURCE_EXHAUSTED if `text` can never fit the model, so that no work goes into it.
+// RESOURCE_EXHAUSTED if `text` is large and has more than kMaxBytesPerToken for each token that the model takes, so
+// that no work goes into it.
 absl::Status CheckCanFit(const ServedModel& model, std::string_view text);
-
-// Every token of `text`; errors are Tokenizer::Encode's. On a worker thread: large texts wait for one another, because
-// encoding takes 300 bytes of memory for each byte of text.
-absl::StatusOr<std::vector<TokenId>> EncodeText(const Tokenizer& tokenizer, std::string_view text,
-                                                bool add_special_tokens);
 
 // The first `max_tokens` tokens of `text` as Hugging Face truncates: what the tokenizer puts around a text stays whole.
 absl::StatusOr<std::vector<TokenId>> EncodeTruncated(const Tokenizer& tokenizer, std::string_view text,

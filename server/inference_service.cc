@@ -25,7 +25,8 @@ absl::Status Tokenize(TokenizeCall& call) {
   RETURN_IF_ERROR(CheckHasTokenizer(*model));
   RETURN_IF_ERROR(CheckSize("text", request.text().size(), 0, kMaxTextBytes, "bytes"));
   const bool add_special_tokens = !request.has_add_special_tokens() || request.add_special_tokens();
-  ASSIGN_OR_RETURN(const auto ids, EncodeText(*model->tokenizer, request.text(), add_special_tokens));
+  RETURN_IF_ERROR(CheckCanFit(*model, request.text()));
+  ASSIGN_OR_RETURN(const auto ids, model->tokenizer->Encode(request.text(), add_special_tokens));
   call.response()->mutable_token_ids()->Add(ids.begin(), ids.end());
   call.record().AddTokens(static_cast<int64_t>(ids.size()));
   return absl::OkStatus();
@@ -56,7 +57,7 @@ grpc::ServerUnaryReactor* InferenceService::Embed(grpc::CallbackServerContext* c
 
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
                                                      const grpc::ByteBuffer* request, grpc::ByteBuffer* answer) {
-  return TokenizeCall::StartOn(services_.workers, services_, context, "Tokenize", request, answer,
+  return TokenizeCall::StartOn(services_.PoolFor(request->Length()), services_, context, "Tokenize", request, answer,
                                automodeld::Tokenize);
 }
 

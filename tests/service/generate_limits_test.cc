@@ -179,6 +179,12 @@ const GenerateRow kRefused[] = {
      kInvalid, "chat.tools[0]: not a JSON object"},
     {"chat",
      [](v1::GenerateRequest& r) {
+       r.mutable_chat()->add_messages()->set_role("user");
+       r.mutable_chat()->add_tools(R"({"a": 1})");
+     },
+     kInvalid, "chat.tools: the model's chat template takes none"},
+    {"chat",
+     [](v1::GenerateRequest& r) {
        auto* message = r.mutable_chat()->add_messages();
        message->set_role("assistant");
        message->add_tool_calls()->set_name("f");
