@@ -16,13 +16,30 @@ def matrix(answer):
     return np.array([e.values for e in answer.embeddings])
 
 
-def test_real_minilm_equals_sentence_transformers(daemon):
+@pytest.fixture(scope="module")
+def oracle():
     from sentence_transformers import SentenceTransformer
 
-    expected = SentenceTransformer(str(minilm_folder()), device="cpu").encode(TEXTS)
-    got = matrix(daemon.embed("minilm", TEXTS))
-    cosine = (expected * got).sum(1) / np.linalg.norm(expected, axis=1) / np.linalg.norm(got, axis=1)
-    assert (cosine >= 0.99999).all()
+    return SentenceTransformer(str(minilm_folder()), device="cpu")
+
+
+def assert_same_vectors(oracle, daemon, texts):
+    expected, got = oracle.encode(texts), matrix(daemon.embed("minilm", texts))
+    assert np.allclose(np.linalg.norm(got, axis=1), np.linalg.norm(expected, axis=1), atol=1e-5)
+    assert ((expected * got).sum(1) >= 0.99999).all()  # cosine: both are of length 1
+
+
+def test_real_minilm_equals_sentence_transformers(daemon, oracle):
+    assert_same_vectors(oracle, daemon, TEXTS)
+
+
+def test_texts_that_are_cut_end_as_sentence_transformers_cuts_them(daemon, oracle):
+    assert oracle.max_seq_length == 256
+    words = "one fox and two dogs run over the green hill to the river ".split()
+    texts = [" ".join(words[i % len(words)] for i in range(n)) for n in (253, 254, 255, 256, 300, 1000)]
+    assert_same_vectors(oracle, daemon, texts)
+    tokens = [e.num_tokens for e in daemon.embed("minilm", texts).embeddings]
+    assert tokens == [255, 256, 256, 256, 256, 256]
 
 
 def test_order_is_kept_and_batching_changes_nothing(daemon):
