@@ -3,6 +3,8 @@
 import torch
 import transformers
 
+ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3"]
+
 SHAPES = {
     # hidden, layers, heads, kv heads, intermediate, vocab, tied, shards
     "odd": dict(hidden=48, layers=3, heads=6, kv=2, intermediate=92, vocab=331, tied=False, shard="1GB"),
@@ -38,23 +40,26 @@ def decoder_config(architecture, shape):
     return config_class(**common, **extra.get((architecture, shape), {}))
 
 
-def save_decoder(architecture, shape, folder, seed=0):
-    """A random checkpoint in `folder`; gives the transformers model."""
-    torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(decoder_config(architecture, shape)).float().eval()
+def save_decoder(architecture, shape, folder, **changes):
+    """A random checkpoint in `folder`, with `changes` of its configuration; gives the transformers model."""
+    config = decoder_config(architecture, shape)
+    for key, value in changes.items():
+        setattr(config, key, value)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
     randomize_vectors(model)
     model.save_pretrained(folder, max_shard_size=SHAPES[shape]["shard"])
     return model
 
 
-def save_bert(shape, folder, seed=0):
+def save_bert(shape, folder, model_class=transformers.BertModel):
     s = SHAPES[shape]
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     config = transformers.BertConfig(
         hidden_size=s["hidden"], num_hidden_layers=s["layers"], num_attention_heads=s["heads"],
         intermediate_size=s["intermediate"], vocab_size=s["vocab"], max_position_embeddings=300,
         initializer_range=0.2, hidden_act={"odd": "gelu", "tied": "gelu_new", "gqa": "relu"}[shape])
-    model = transformers.BertModel(config).float().eval()
+    model = model_class(config).float().eval()
     randomize_vectors(model)
     model.save_pretrained(folder, max_shard_size=s["shard"])
     return model

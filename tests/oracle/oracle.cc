@@ -2,11 +2,18 @@
 // transformers. Everything below the RPCs is the real thing: factory, scheduler, pages, runner, delivery.
 //
 //   oracle < job.json > result.json
-//   job:    {"load": {"path", "torch_dtype", "attn_implementation", "use_liger_kernel", "device", "engine": {...}},
-//            "requests": [{"ids": [...], "max_tokens", "temperature", "seed", ..., "logprobs"} | {"ids", "pooling"}],
+//   job:    {"load": {"path" or "config_json", "torch_dtype", "attn_implementation", "use_liger_kernel", "device",
+//                     "auto_class": "AUTO" or "EMBEDDING", "allow_unread_tensors", "check_only", "engine": {...}},
+//            "requests": [{"ids": [...], "max_tokens", "temperature", "seed", ..., "logit_bias": [[id, bias], ...],
+//                          "logprobs"} | {"ids", "embed": true, "pooling"}],   no pooling: the checkpoint's own
 //            "together": true}          false: one after the other
-//   result: {"report": {...}, "answers": [{"ids": [...], "logprobs": [{"id": logprob, ...}, ...], "embedding": [...],
-//            "error": "..."}], "preemptions": 0}
+//   result: {"report": {...}, "embedding": {...},
+//            "answers": [{"ids": [...], "logprobs": [{"id": logprob, ...}, ...], "chosen": [logprob, ...],
+//                         "embedding": [...], "finish": "stop" or "length", "error": "..."}],
+//            "preemptions": 0}   only the report where check_only
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
 #include <condition_variable>
 #include <iostream>
 #include <map>
@@ -36,14 +43,16 @@ class CollectingSink final : public Sink {
       json top = json::object();
       for (const auto& [id, value] : logprob.top) top[std::to_string(id)] = value;
       answer_["logprobs"].push_back(top);
+      answer_["chosen"].push_back(logprob.logprob);
     }
   }
   void OnEmbedding(int, std::vector<float> values) override {
     const std::scoped_lock lock(mutex_);
     answer_["embedding"] = values;
   }
-  void OnFinish(int, const absl::Status& status, FinishReason, const RequestUsage&) override {
+  void OnFinish(int, const absl::Status& status, FinishReason reason, const RequestUsage&) override {
     const std::scoped_lock lock(mutex_);
+    answer_["finish"] = reason == FinishReason::kLength ? "length" : "stop";
     if (!status.ok()) answer_["error"] = status.ToString();
     done_ = true;
     changed_.notify_all();
@@ -72,6 +81,9 @@ LoadOptions ReadLoad(const json& job) {
   options.use_liger_kernel = job.value("use_liger_kernel", true);
   options.use_sdpa_patching = job.value("use_sdpa_patching", true);
   options.device = job.value("device", "auto");
+  if (job.value("auto_class", "AUTO") == "EMBEDDING") options.auto_class = AutoClass::kEmbedding;
+  options.allow_unread_tensors = job.value("allow_unread_tensors", false);
+  options.check_only = job.value("check_only", false);
   const json engine = job.value("engine", json::object());
   options.engine.max_num_batched_tokens = engine.value("max_num_batched_tokens", 0);
   options.engine.max_num_seqs = engine.value("max_num_seqs", 0);
@@ -80,28 +92,25 @@ LoadOptions ReadLoad(const json& job) {
   return options;
 }
 
-Pooling ReadPooling(const std::string& name) {
-  const std::map<std::string, Pooling> names = {{"mean", Pooling::kMean},
-                                                {"cls", Pooling::kCls},
-                                                {"max", Pooling::kMax},
-                                                {"lasttoken", Pooling::kLastToken},
-                                                {"weightedmean", Pooling::kWeightedMean},
-                                                {"mean_sqrt_len_tokens", Pooling::kMeanSqrtLen}};
-  return names.at(name);
+const std::map<std::string, Pooling>& Poolings() {
+  static const std::map<std::string, Pooling> names = {{"mean", Pooling::kMean},
+                                                       {"cls", Pooling::kCls},
+                                                       {"max", Pooling::kMax},
+                                                       {"lasttoken", Pooling::kLastToken},
+                                                       {"weightedmean", Pooling::kWeightedMean},
+                                                       {"mean_sqrt_len_tokens", Pooling::kMeanSqrtLen}};
+  return names;
 }
 
-std::shared_ptr<Request> ReadRequest(const json& r) {
-  auto request = std::make_shared<Request>();
-  request->prompt = r.at("ids").get<std::vector<TokenId>>();
-  request->sink = std::make_shared<CollectingSink>();
-  if (r.contains("pooling")) {
-    request->kind = Request::Kind::kEmbed;
-    request->embed = {.pooling = ReadPooling(r["pooling"]),
-                      .normalize = r.value("normalize", true),
-                      .dimensions = r.value("dimensions", 0)};
-    return request;
-  }
-  SamplingParams& s = request->sampling;
+// As server/convert_embed.cc does it: what the request leaves out is the checkpoint's.
+EmbedParams ReadEmbed(const json& r, const EmbeddingDefaults& checkpoint) {
+  return {.pooling = r.contains("pooling") ? Poolings().at(r["pooling"]) : checkpoint.pooling,
+          .normalize = r.value("normalize", checkpoint.normalize),
+          .dimensions = r.value("dimensions", 0)};
+}
+
+SamplingParams ReadSampling(const json& r) {
+  SamplingParams s;
   s.max_tokens = r.value("max_tokens", 16);
   s.min_tokens = r.value("min_tokens", 0);
   s.temperature = r.value("temperature", 0.0F);
@@ -111,19 +120,33 @@ std::shared_ptr<Request> ReadRequest(const json& r) {
   s.repetition_penalty = r.value("repetition_penalty", 1.0F);
   s.presence_penalty = r.value("presence_penalty", 0.0F);
   s.frequency_penalty = r.value("frequency_penalty", 0.0F);
+  s.logit_bias = r.value("logit_bias", std::vector<std::pair<TokenId, float>>{});
   s.seed = r.value("seed", 0ULL);
   s.logprobs = r.value("logprobs", -1);
   s.stop_token_ids = r.value("stop_token_ids", std::vector<TokenId>{});
+  return s;
+}
+
+std::shared_ptr<Request> ReadRequest(const json& r, const EmbeddingDefaults& checkpoint) {
+  auto request = std::make_shared<Request>();
+  request->prompt = r.at("ids").get<std::vector<TokenId>>();
+  request->sink = std::make_shared<CollectingSink>();
+  if (r.value("embed", false)) {
+    request->kind = Request::Kind::kEmbed;
+    request->embed = ReadEmbed(r, checkpoint);
+  } else {
+    request->sampling = ReadSampling(r);
+  }
   return request;
 }
 
 json WaitFor(const Request& request) { return static_cast<CollectingSink&>(*request.sink).Wait(); }
 
-json Answer(Engine& engine, const json& job) {
+json Answer(Engine& engine, const EmbeddingDefaults& checkpoint, const json& job) {
   json answers = json::array();
   std::vector<std::shared_ptr<Request>> running;
   for (const json& r : job.at("requests")) {
-    auto request = ReadRequest(r);
+    auto request = ReadRequest(r, checkpoint);
     if (absl::Status status = engine.Submit(request); !status.ok()) throw std::runtime_error(status.ToString());
     running.push_back(request);
     if (!job.value("together", true)) WaitFor(*request);
@@ -132,18 +155,32 @@ json Answer(Engine& engine, const json& job) {
   return answers;
 }
 
+json Shown(const LoadReport& report) {
+  return {{"attention_backend", report.attention_backend},
+          {"dtype", report.info.dtype},
+          {"num_parameters", report.info.num_parameters},
+          {"max_model_len", report.info.max_model_len},
+          {"unread_tensors", report.unread_tensors}};
+}
+
+json Shown(const EmbeddingDefaults& embedding) {
+  return {{"normalize", embedding.normalize}, {"max_seq_length", embedding.max_seq_length}};
+}
+
 int Main() {
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("oracle"));  // stdout is for the result
   const json job = json::parse(std::cin);
   const LoadOptions options = ReadLoad(job.at("load"));
   auto model = AutoModel::Load(options, LoadContext{});
   if (!model.ok()) throw std::runtime_error(model.status().ToString());
-  Metrics metrics;
-  json result;
-  result["report"] = {{"attention_backend", model->report.attention_backend}, {"dtype", model->report.info.dtype}};
-  Engine engine("oracle", std::move(model->runner), nullptr, EngineOptions{.max_queue_size = 4096},
-                metrics.ForModel("oracle"));
-  result["answers"] = Answer(engine, job);
-  result["preemptions"] = metrics.ForModel("oracle")->preemptions.Value();
+  json result = {{"report", Shown(model->report)}, {"embedding", Shown(model->embedding)}};
+  if (!options.check_only) {
+    Metrics metrics;
+    Engine engine("oracle", std::move(model->runner), nullptr, EngineOptions{.max_queue_size = 4096},
+                  metrics.ForModel("oracle"));
+    result["answers"] = Answer(engine, model->embedding, job);
+    result["preemptions"] = metrics.ForModel("oracle")->preemptions.Value();
+  }
   std::cout << result << "\n";
   return 0;
 }

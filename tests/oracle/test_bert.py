@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import transformers
 
 from checkpoints import SHAPES, save_bert
 from minilm import minilm_folder
+from reference import edit_config
 
 LENGTHS = [1, 5, 64, 255]
 
@@ -24,7 +26,7 @@ def inputs(model):
 def test_pooled_vectors_equal_transformers(checkpoint, run_oracle, attention):
     folder, model = checkpoint
     poolings = ["mean", "cls", "max", "mean_sqrt_len_tokens"]
-    asked = [dict(ids=ids, pooling=p, normalize=False) for ids in inputs(model) for p in poolings]
+    asked = [dict(ids=ids, embed=True, pooling=p, normalize=False) for ids in inputs(model) for p in poolings]
     answers = run_oracle({"path": folder, "attn_implementation": attention}, asked)["answers"]
     for request, answer in zip(asked, answers):
         with torch.no_grad():
@@ -37,28 +39,54 @@ def test_pooled_vectors_equal_transformers(checkpoint, run_oracle, attention):
 
 def test_batched_equals_single(checkpoint, run_oracle):
     folder, model = checkpoint
-    asked = [dict(ids=ids, pooling="mean") for ids in inputs(model)]
+    asked = [dict(ids=ids, embed=True, pooling="mean") for ids in inputs(model)]
     together = run_oracle({"path": folder}, asked)["answers"]
     alone = run_oracle({"path": folder}, asked, together=False)["answers"]
     for a, b in zip(together, alone):
         assert torch.allclose(torch.tensor(a["embedding"]), torch.tensor(b["embedding"]), atol=1e-5)
 
 
-def words(count):
-    text = "the quick brown fox jumps over a lazy dog while seven wizards quietly examine old maps of the sea"
-    many = (text.split() * (count // 20 + 1))[:count]
-    return " ".join(many)
+WORDS = ("the quick brown fox jumps over a lazy dog while seven wizards quietly examine old maps of sea and land "
+         "by night in snow or rain under great white stars").split()  # each is one token
+
+
+def text(index, count):
+    """`count` words that begin and go on differently for each index."""
+    return " ".join(WORDS[(index * 7 + i * (1 + index % 5)) % len(WORDS)] for i in range(count))
 
 
 def test_minilm_equals_sentence_transformers(run_oracle):
+    """50 texts of 1 to 256 tokens, as the checkpoint itself pools and normalises them."""
     from sentence_transformers import SentenceTransformer
 
     oracle = SentenceTransformer(str(minilm_folder()), device="cpu")
-    texts = [words(1 + i * 5) for i in range(50)]  # 1 to about 256 tokens
-    ids = [oracle.tokenizer(t, truncation=True, max_length=256)["input_ids"] for t in texts]
-    assert len(ids[-1]) > 200 and len(ids[0]) == 3
-    answers = run_oracle({"path": str(minilm_folder())},
-                         [dict(ids=i, pooling="mean") for i in ids])["answers"]
-    expected = torch.nn.functional.normalize(torch.tensor(oracle.encode(texts)).double(), dim=-1)
-    got = torch.nn.functional.normalize(torch.tensor([a["embedding"] for a in answers]).double(), dim=-1)
+    texts = [text(i, 1 + i * 255 // 49) for i in range(50)]
+    assert len(set(texts)) == 50
+    assert [len(oracle.tokenizer.tokenize(t)) for t in (texts[0], texts[-1])] == [1, 256]
+    ids = [oracle.tokenizer(t, truncation=True, max_length=256)["input_ids"] for t in texts]  # [CLS] and [SEP] included
+    assert len(ids[0]) == 3 and len(ids[-1]) == 256 and len({len(i) for i in ids}) >= 49
+    result = run_oracle({"path": str(minilm_folder())}, [dict(ids=i, embed=True) for i in ids])
+    assert result["embedding"]["max_seq_length"] == oracle.max_seq_length == 256
+    expected = torch.tensor(oracle.encode(texts, batch_size=1)).double()
+    got = torch.tensor([a["embedding"] for a in result["answers"]]).double()
+    assert (got.norm(dim=-1) - 1).abs().max() < 1e-5  # normalised by ours, each number rounded to float32
     assert ((expected * got).sum(-1) >= 0.99999).all()
+    assert (expected - got).abs().max() < 1e-5  # of numbers up to about 0.2: what float32 leaves after 6 layers
+
+
+NUMERIC = ["layer_norm_eps", "hidden_act", "type_vocab_size", "position_embedding_type", "initializer_range"]
+
+
+def test_absent_keys_that_change_the_numbers(run_oracle, tmp_path):
+    model = save_bert("odd", tmp_path)
+    for embedding in (model.embeddings.word_embeddings, model.embeddings.position_embeddings,
+                      model.embeddings.token_type_embeddings):
+        embedding.weight.data *= 0.01  # else the norm's epsilon would not be seen
+    model.save_pretrained(tmp_path)
+    edit_config(tmp_path, drop=NUMERIC)
+    model = transformers.BertModel.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    asked = [dict(ids=ids, embed=True, pooling="cls", normalize=False) for ids in inputs(model)]
+    for request, answer in zip(asked, run_oracle({"path": str(tmp_path)}, asked)["answers"], strict=True):
+        with torch.no_grad():
+            expected = model(torch.tensor([request["ids"]])).last_hidden_state[0, 0]
+        assert (torch.tensor(answer["embedding"]) - expected).norm() / expected.norm() < 1e-4
