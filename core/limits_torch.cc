@@ -50,6 +50,7 @@ absl::StatusOr<RunnerLimits> PlanLengths(const ModelShape& shape, const EngineCo
                                          int tokenizer_max_length) {
   RunnerLimits limits;
   limits.ragged = !shape.causal;
+  limits.vocab_size = static_cast<int>(shape.vocab_size);
   const int64_t longest = std::min(shape.max_positions, kMaxLength);
   const bool bounded = !shape.causal && tokenizer_max_length > 0;
   const int64_t usual = bounded ? std::min<int64_t>(longest, tokenizer_max_length) : longest;

@@ -55,23 +55,27 @@ void ModelRegistry::SetListener(Listener listener) {
 
 absl::StatusOr<LoadReport> ModelRegistry::Load(const LoadOptions& options, const LoadContext& context) {
   RETURN_IF_ERROR(options.check_only ? CheckNotDraining() : ReserveName(options.model));
+  absl::StatusOr<LoadReport> report = LoadAndServe(options, context);
+  if (!report.ok() && !options.check_only) Fail(options.model, report.status());
+  return report;
+}
+
+// What is thrown (no memory, no thread to be had) fails the load as any error does.
+absl::StatusOr<LoadReport> ModelRegistry::LoadAndServe(const LoadOptions& options, const LoadContext& context) try {
   const absl::Time start = absl::Now();
-  absl::StatusOr<LoadedModel> loaded = load_(options, context);
-  if (loaded.ok()) {
-    if (const absl::Status status = CheckNotCancelled(context); !status.ok()) loaded = status;
-  }
-  if (options.check_only) {
-    if (!loaded.ok()) return loaded.status();
-    return std::move(loaded->report);
-  }
-  if (loaded.ok()) return Serve(options, *std::move(loaded), absl::ToDoubleSeconds(absl::Now() - start));
-  Fail(options.model, loaded.status());
-  return loaded.status();
+  ASSIGN_OR_RETURN(LoadedModel loaded, load_(options, context));
+  RETURN_IF_ERROR(CheckNotCancelled(context));
+  if (options.check_only) return std::move(loaded.report);
+  return Serve(options, std::move(loaded), absl::ToDoubleSeconds(absl::Now() - start));
+} catch (const std::bad_alloc&) {
+  return absl::ResourceExhaustedError("out of memory");
+} catch (const std::exception& error) {
+  return absl::InternalError(fmt::format("unexpected: {}", error.what()));
 }
 
 void ModelRegistry::Fail(const std::string& model, const absl::Status& status) {
   Change(model, [&](Entries& entries) {
-    if (absl::IsCancelled(status)) {
+    if (absl::IsCancelled(status) || draining_) {
       entries.erase(model);
     } else {
       entries[model] = {ModelState::kFailed, std::string(status.message()), nullptr, ++num_failures_};

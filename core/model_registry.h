@@ -93,6 +93,7 @@ class ModelRegistry {
 
   absl::Status CheckNotDraining() const;
   absl::Status ReserveName(const std::string& model);
+  absl::StatusOr<LoadReport> LoadAndServe(const LoadOptions& options, const LoadContext& context);
   absl::StatusOr<LoadReport> Serve(const LoadOptions& options, LoadedModel loaded, double seconds);
   void Fail(const std::string& model, const absl::Status& status);
   void ForgetOldFailures();

@@ -14,6 +14,16 @@ int64_t TokensInAllPages(const RunnerLimits& limits) {
   return static_cast<int64_t>(std::max(0, limits.num_pages - 1)) * limits.page_size;
 }
 
+// A tokenizer may know more tokens than the model has embeddings for.
+absl::Status CheckVocabulary(const Request& request, const RunnerLimits& limits) {
+  if (limits.vocab_size == 0) return absl::OkStatus();
+  const auto is_unknown = [&](TokenId id) { return id < 0 || id >= limits.vocab_size; };
+  const auto unknown = std::ranges::find_if(request.prompt, is_unknown);
+  if (unknown == request.prompt.end()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      fmt::format("prompt: token {} is outside the model's vocabulary, 0..{}", *unknown, limits.vocab_size - 1));
+}
+
 absl::Status CheckRagged(int64_t num_tokens, const RunnerLimits& limits) {
   if (num_tokens <= limits.max_num_batched_tokens) return absl::OkStatus();
   return absl::ResourceExhaustedError(fmt::format("prompt: {} tokens can never fit a step of max_num_batched_tokens {}",
@@ -53,6 +63,7 @@ absl::Status CheckAdmissible(const Request& request, const RunnerLimits& limits)
     return absl::ResourceExhaustedError(
         fmt::format("prompt: {} tokens can never fit max_model_len {}", num_tokens, limits.max_model_len));
   }
+  RETURN_IF_ERROR(CheckVocabulary(request, limits));
   return limits.ragged ? CheckRagged(num_tokens, limits) : CheckPaged(request, limits);
 }
 

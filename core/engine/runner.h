@@ -26,6 +26,7 @@ struct RunnerLimits {
   int max_num_batched_tokens = 0;  // rows of a step
   int page_size = 16;              // tokens
   int num_pages = 0;               // KV pages, the scratch page 0 included; 0: the model keeps no KV (encoder)
+  int vocab_size = 0;              // token ids are below it; 0: any
   int look_ahead = 0;              // steps launched before the results of the one before are read: 1 CUDA, 0 CPU
   bool ragged = false;             // inputs run whole and without pages (encoder)
 };

@@ -36,6 +36,19 @@ TEST(Admission, EmptyPromptIsRefused) {
   EXPECT_EQ(Check(*EmbedRequest("a", 0), EncoderLimits()).code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(Admission, TokensOutsideTheVocabularyAreRefused) {
+  RunnerLimits limits = SmallLimits();
+  limits.vocab_size = 100;
+  Request request;
+  request.prompt = {0, 99};
+  EXPECT_EQ(Check(request, limits), absl::OkStatus());
+  for (const TokenId id : {100, -1}) {
+    request.prompt = {0, id, 99};
+    const std::string message = "prompt: token " + std::to_string(id) + " is outside the model's vocabulary, 0..99";
+    EXPECT_EQ(Check(request, limits), absl::InvalidArgumentError(message));
+  }
+}
+
 TEST(Admission, EncoderDoesNotGenerate) {
   EXPECT_EQ(Check(*GenerateRequest("a", 3, 1), EncoderLimits()).code(), absl::StatusCode::kFailedPrecondition);
 }

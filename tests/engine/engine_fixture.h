@@ -27,6 +27,10 @@ class EngineTest : public ::testing::TestWithParam<int> {
 
   ~EngineTest() override {
     steps_->Release();
+    if (engine_ != nullptr) {
+      engine_->Drain(absl::InfinitePast());
+      ExpectNothingLeft();
+    }
     engine_.reset();
     EXPECT_THAT(steps_->violations(), ::testing::IsEmpty());
   }

@@ -217,7 +217,9 @@ TEST_F(LoadTest, CheckOnlyReportsAndServesNothing) {
 }
 
 TEST_F(LoadTest, WhatALoaderThrowsEndsTheCallAndNotTheDaemon) {
-  EXPECT_EQ(Load(FromPath("decoder", "throws")).status.error_code(), grpc::INTERNAL);
+  for (int i = 0; i < 2; ++i) {  // the name is not taken after the first
+    EXPECT_EQ(Load(FromPath("decoder", "throws")).status.error_code(), grpc::INTERNAL);
+  }
   EXPECT_TRUE(Load(FromPath("decoder")).status.ok());
 }
 

@@ -5,6 +5,8 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+
 namespace automodeld {
 namespace {
 
@@ -60,6 +62,7 @@ TestDaemon::TestDaemon(const std::vector<std::string>& models, const Configure& 
 }
 
 TestDaemon::~TestDaemon() {
+  if (daemon_->serving()) AwaitThat([this] { return NothingLeft(); });
   daemon_->Stop();
   EXPECT_TRUE(Join().ok());
 }
@@ -71,6 +74,17 @@ v1::ModelLoad TestDaemon::Load(const std::string& model) {
   request.set_model(model);
   EXPECT_TRUE(models_->GetModel(&context, request, &response).ok());
   return response.status().load();
+}
+
+// No request and no KV page in any model: what was cancelled ends within a step.
+bool TestDaemon::NothingLeft() {
+  grpc::ClientContext context;
+  v1::ListModelsResponse response;
+  EXPECT_TRUE(models_->ListModels(&context, {}, &response).ok());
+  return std::ranges::all_of(response.models(), [](const v1::ModelStatus& model) {
+    const v1::ModelLoad& load = model.load();
+    return load.running() == 0 && load.waiting() == 0 && load.kv_pages_used() == 0;
+  });
 }
 
 absl::Status TestDaemon::Join() {

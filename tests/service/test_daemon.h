@@ -32,7 +32,7 @@ class TestDaemon {
 
   // Serves `models` (names), and returns once they are loaded.
   explicit TestDaemon(const std::vector<std::string>& models, const Configure& configure = nullptr);
-  ~TestDaemon();
+  ~TestDaemon();  // nothing may be left of any call
 
   FakeLoader& loader() { return loader_; }
   Daemon& daemon() { return *daemon_; }
@@ -47,6 +47,8 @@ class TestDaemon {
   absl::Status Join();
 
  private:
+  bool NothingLeft();
+
   FakeLoader loader_;
   std::unique_ptr<Daemon> daemon_;
   std::shared_ptr<grpc::Channel> channel_;
