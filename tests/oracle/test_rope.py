@@ -84,3 +84,13 @@ def test_an_unknown_rope_type_is_refused_by_name(year, run_oracle, tmp_path):
     save(YARN, tmp_path)
     write_rope(tmp_path, dict(YARN, rope_type="longrope"), year)
     assert '"longrope" is not one of' in run_oracle.error({"path": str(tmp_path)})
+
+
+@pytest.mark.parametrize("parameters", [dict(rope_type="default", rope_theta=5e5), LLAMA3], ids=["default", "llama3"])
+def test_rope_scaling_comes_before_rope_parameters(parameters, run_oracle, tmp_path):
+    """As where yarn is added by hand, in the spelling of 2023, to a file of 2025: nothing of the other is kept."""
+    save(parameters, tmp_path)
+    edit_config(tmp_path, rope_scaling={k: v for k, v in YARN.items() if k != "rope_theta"})
+    reference = Reference(tmp_path, load_decoder(tmp_path), lengths=(100,), count=8)
+    assert reference.model.config.rope_parameters == YARN
+    reference.check(run_oracle({"path": reference.folder}, reference.requests())["answers"])
