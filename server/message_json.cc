@@ -11,6 +11,7 @@
 #include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <string_view>
 
 #include "core/status.h"
 #include "server/nearest.h"
@@ -194,9 +195,9 @@ std::string MessageToJson(const Message& message, bool indent) {
 }
 
 std::string ShortEnumName(const google::protobuf::EnumValueDescriptor& value) {
-  const std::string name(value.name());
+  const std::string_view name = value.name();  // a string or, in newer versions of protobuf, a view of one
   const std::string prefix = Prefix(*value.type());
-  return absl::StartsWith(name, prefix) ? name.substr(prefix.size()) : name;
+  return std::string(name.starts_with(prefix) ? name.substr(prefix.size()) : name);
 }
 
 std::vector<std::string> ShortEnumNames(const EnumDescriptor& type) {

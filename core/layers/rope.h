@@ -1,6 +1,6 @@
 // Rotary position embeddings as a table of cosines and sines. Follows transformers' modeling_rope_utils: rope types
-// default, linear, dynamic, llama3 and yarn, written as `rope_parameters` (2025) or `rope_scaling` + `rope_theta` (2023).
-// No sequence is longer than max_position_embeddings, up to where dynamic equals default.
+// default, linear, dynamic, llama3 and yarn, written as `rope_parameters` (2025) or `rope_scaling` + `rope_theta`
+// (2023). No sequence is longer than max_position_embeddings, up to where dynamic equals default.
 #ifndef CORE_LAYERS_ROPE_H_
 #define CORE_LAYERS_ROPE_H_
 

@@ -14,12 +14,15 @@ from daemon import BUNDLED, Daemon, models_pb2
 def rooted(model_root):
     with Daemon("--model-root", str(model_root), "--model", f"kjv={BUNDLED}") as daemon:
         yield daemon, model_root
+        for model in daemon.models.ListModels(models_pb2.ListModelsRequest(), timeout=10).models:
+            daemon.models.UnloadModel(models_pb2.UnloadModelRequest(model=model.model), timeout=60)
+        assert not daemon.metric("automodeld_kv_pages_used") and not daemon.metric("automodeld_requests_running")
 
 
 def fails(call, code, *parts):
     with pytest.raises(grpc.RpcError) as error:
         call()
-    assert error.value.code() == code, error.value.details()
+    assert code in (None, error.value.code()), error.value.details()
     for part in parts:
         assert part in error.value.details()
 
@@ -62,32 +65,55 @@ def test_path_may_not_leave_the_root(rooted):
         assert str(root) not in error.value.details()
 
 
+def broken_weights(whole):
+    """Contents of model.safetensors that are refused, and what the message says."""
+    return [(whole[:100], "model.safetensors: "), (whole[:-1], "model.safetensors: "), (whole + b"x", "model.safetensors: "),
+            (b"", "model.safetensors: 0 bytes"), (b"\xff" * 64, "model.safetensors: "),
+            (whole[:9] + bytes([whole[9] ^ 0x20]) + whole[10:], "model.safetensors: ")]
+
+
+BROKEN_CONFIGS = [("hidden_size", 128, "model.embed_tokens.weight: shape [4096, 256], expected [4096, 128]"),
+                  ("num_hidden_layers", 99, "missing: model.layers.6."),
+                  ("vocab_size", -1, "config.json: vocab_size: -1 is outside 1..")]
+
+
 def test_broken_checkpoints_do_not_disturb_the_one_that_serves(rooted):
     daemon, root = rooted
     stream = daemon.stream("kjv", text="In the beginning", max_tokens=1500, ignore_eos=True)
     next(stream)
-    weights = root / "kjv" / "model.safetensors"
+
+    def refused(message):
+        fails(lambda: daemon.load("kjv", model="broken"), grpc.StatusCode.FAILED_PRECONDITION, message)
+
+    weights, config = root / "kjv" / "model.safetensors", root / "kjv" / "config.json"
     whole = weights.read_bytes()
-    precondition = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT,
-                    grpc.StatusCode.NOT_FOUND)
-    broken = [whole[:100], whole[:-1], whole + b"x", b"", b"\xff" * 64,
-              whole[:9] + bytes([whole[9] ^ 0x20]) + whole[10:]]
-    for content in broken:
+    for content, message in broken_weights(whole):
         weights.write_bytes(content)
-        with pytest.raises(grpc.RpcError) as error:
-            daemon.load("kjv", model="broken")
-        assert error.value.code() in precondition, error.value.details()
+        refused(message)
     weights.write_bytes(whole)
-    config = json.loads((root / "kjv" / "config.json").read_text())
-    for key, value in dict(hidden_size=128, num_hidden_layers=99, vocab_size=-1).items():
-        (root / "kjv" / "config.json").write_text(json.dumps({**config, key: value}))
-        with pytest.raises(grpc.RpcError) as error:
-            daemon.load("kjv", model="broken")
-        assert error.value.code() in precondition, error.value.details()
+    for key, value, message in BROKEN_CONFIGS:
+        config.write_text(json.dumps({**json.loads((BUNDLED / "config.json").read_text()), key: value}))
+        refused(message)
     weights.unlink()
-    with pytest.raises(grpc.RpcError):
-        daemon.load("kjv", model="broken")
+    config.write_text((BUNDLED / "config.json").read_text())
+    refused("model.safetensors: no such file")
     assert sum(len(m.token_ids) for m in stream) > 1000
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_fails_that_request_alone(rooted):
+    daemon, root = rooted
+    tokenizer = root / "kjv" / "tokenizer.json"
+    content = json.loads(tokenizer.read_text())
+    extra = {**content["added_tokens"][0], "id": 4096, "content": "[EXTRA]"}
+    tokenizer.write_text(json.dumps({**content, "added_tokens": content["added_tokens"] + [extra]}))
+    daemon.load("kjv", model="wide")
+    stream = daemon.stream("wide", text="And", max_tokens=500, ignore_eos=True)
+    next(stream)
+    fails(lambda: daemon.generate("wide", text="[EXTRA]"), grpc.StatusCode.INVALID_ARGUMENT,
+          "token 4096 is outside the model's vocabulary, 0..4095")
+    answer = daemon.embed("wide", ["And", "[EXTRA]"])
+    assert [e.error.code for e in answer.embeddings] == [0, grpc.StatusCode.INVALID_ARGUMENT.value[0]]
+    assert sum(len(m.token_ids) for m in stream) > 400
 
 
 def test_unload_while_streaming(rooted):
@@ -140,21 +166,42 @@ def test_drain_timeout_ends_what_is_left():
         assert daemon.process.wait(30) == 0
 
 
+def resident(daemon):
+    """MiB of memory that the daemon holds."""
+    status = open(f"/proc/{daemon.process.pid}/status").read()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def assert_memory_returns(daemon, cycle, slack):
+    for _ in range(3):
+        cycle()
+    before = resident(daemon)
+    for _ in range(10):
+        cycle()
+    assert resident(daemon) - before < slack
+
+
 def test_memory_returns_after_many_loads(rooted):
     daemon, _ = rooted
-
-    def resident():
-        status = open(f"/proc/{daemon.process.pid}/status").read()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
     def cycle():
         daemon.load("kjv", model="again")
         daemon.generate("again", text="And", max_tokens=8)
         daemon.models.UnloadModel(models_pb2.UnloadModelRequest(model="again"), timeout=30)
 
-    for _ in range(3):
-        cycle()
-    before = resident()
-    for _ in range(10):
-        cycle()
-    assert resident() - before < 40  # MiB: less than two of the ten copies (22 MiB each) may stay
+    assert_memory_returns(daemon, cycle, 40)  # MiB: less than two of the ten copies (22 MiB each) may stay
+
+
+def test_memory_returns_after_bad_input(rooted):
+    daemon, root = rooted
+    weights = root / "kjv" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    config = json.loads((root / "kjv" / "config.json").read_text())
+
+    def cycle():
+        for fields in (dict(path="kjv"), dict(config_json=json.dumps({**config, "num_key_value_heads": 3}))):
+            fails(lambda: daemon.load(model="broken", **fields), None)
+        fails(lambda: daemon.generate("kjv", text="a " * 5_000_000), grpc.StatusCode.INVALID_ARGUMENT)  # 10 MB
+        fails(lambda: daemon.generate("kjv", text="a " * 4_000_000), grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+    assert_memory_returns(daemon, cycle, 40)  # MiB: each of the ten takes 20 MB on its way, none of it may stay

@@ -41,8 +41,8 @@ std::vector<float> Values(const v1::Embedding& embedding) {
 
 TEST(Embed, AnswersEveryInputInOrder) {
   TestDaemon daemon({"encoder"});
-  std::vector<std::string> texts;
-  for (int i = 0; i < 2048; ++i) texts.push_back("text " + std::to_string(i));
+  std::vector<std::string> texts(2048);
+  for (size_t i = 0; i < texts.size(); ++i) texts[i] = "text " + std::to_string(i);
   v1::EmbedResponse response;
   const grpc::Status status = Embed(daemon, Texts("encoder", texts), &response);
   ASSERT_TRUE(status.ok()) << status.error_message();

@@ -10,6 +10,7 @@ namespace {
 
 using testing::HasSubstr;
 
+constexpr size_t kTenMegabytes = 10'000'000;
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr auto kInvalid = grpc::INVALID_ARGUMENT;
@@ -130,7 +131,7 @@ const GenerateRow kRefused[] = {
     {"prompt", [](v1::GenerateRequest& r) { r.clear_prompt(); }, kInvalid,
      "prompt: one of text, token_ids and chat must be given"},
     {"text", [](v1::GenerateRequest& r) { r.set_text(""); }, kInvalid, "text: 0 bytes is outside 1..8388608"},
-    {"text", [](v1::GenerateRequest& r) { r.set_text(std::string(10'000'000, 'x')); }, kInvalid,
+    {"text", [](v1::GenerateRequest& r) { r.set_text(std::string(kTenMegabytes, 'x')); }, kInvalid,
      "text: 10000000 bytes is outside"},
     {"text", [](v1::GenerateRequest& r) { r.set_text(std::string(kFakeModelLen, 'x')); }, grpc::RESOURCE_EXHAUSTED,
      "prompt: 4097 tokens can never fit max_model_len 4096"},

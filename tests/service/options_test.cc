@@ -98,7 +98,7 @@ TEST(Options, EachOptionCanBeSetInEachOfItsThreePlaces) {
   for (const Option& option : ServeOptions()) {
     if (option.key.empty() || option.repeatable) continue;
     ASSERT_EQ(values.count(option.flag), 1U) << "add a value for " << option.flag;
-    const std::string value = values.at(option.flag);
+    const std::string& value = values.at(option.flag);
     ServeConfig expected;
     ASSERT_TRUE(option.set(option.flag, {value}, expected).ok());
     const File file(option.key + ": \"" + value + "\"\n");
