@@ -49,7 +49,8 @@ class ConfigReader {
   // A nested object, such as rope_parameters; reads as empty where it is absent or null.
   ConfigReader(const ConfigReader& parent, const std::string& key);
 
-  bool Has(const std::string& key) const;   // present and not null
+  bool Has(const std::string& key) const;  // present and not null
+  bool empty() const { return object_ == nullptr || object_->empty(); }
   bool Null(const std::string& key) const;  // present and null, which transformers tells from absent
   int64_t Int(const std::string& key, int64_t default_value, int64_t low, int64_t high);
   double Double(const std::string& key, double default_value, double low, double high);

@@ -99,19 +99,16 @@ RopeConfig ReadRope(ConfigReader& read, int64_t head_dim, int64_t max_positions)
   RopeConfig rope;
   rope.max_positions = max_positions;
   rope.original_max_positions = max_positions;
+  rope.rotary_dim = head_dim;
   rope.theta = read.Double("rope_theta", 10000.0, 1e-3, kHuge);
-  double rotary = read.Double("partial_rotary_factor", 1.0, 1e-3, 1.0);
-  for (const char* key : {"rope_scaling", "rope_parameters"}) {
-    if (!read.Has(key)) continue;
-    ConfigReader nested(read, key);
-    ReadScaling(nested, read, rope);
-    rope.theta = nested.Double("rope_theta", rope.theta, 1e-3, kHuge);
-    rotary = nested.Double("partial_rotary_factor", rotary, 1e-3, 1.0);
-  }
+  ConfigReader scaling(read, "rope_scaling");  // where it says anything, transformers reads nothing of the other
+  ConfigReader nested = scaling.empty() ? ConfigReader(read, "rope_parameters") : scaling;
+  ReadScaling(nested, read, rope);
+  rope.theta = nested.Double("rope_theta", rope.theta, 1e-3, kHuge);
+  for (ConfigReader* place : {&read, &nested}) place->Double("partial_rotary_factor", 1.0, 1.0, 1.0);
   if (rope.type == "yarn" && rope.theta <= 1.0) {
     read.Fail("rope_theta", fmt::format("{} is not above 1, as yarn needs", rope.theta));
   }
-  rope.rotary_dim = static_cast<int64_t>(static_cast<double>(head_dim) * rotary) / 2 * 2;
   return rope;
 }
 

@@ -24,7 +24,7 @@ struct RopeConfig {
   bool truncate = true;           // yarn
   int64_t original_max_positions = 0;
   int64_t max_positions = 0;
-  int64_t rotary_dim = 0;  // head_dim * partial_rotary_factor
+  int64_t rotary_dim = 0;  // head_dim: these families turn all of it
 };
 
 // Reads the rope keys; unsupported types are recorded in `read`.

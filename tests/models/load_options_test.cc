@@ -249,6 +249,8 @@ TEST_F(LoadOption, ShapesThatCannotBeAreRefused) {
       {R"("vocab_size": -1)", "vocab_size: -1 is outside"},
       {R"("max_position_embeddings": 0)", "max_position_embeddings: 0 is outside"},
       {R"("rope_scaling": {"rope_type": "yarn", "factor": 2}, "rope_theta": 1)", "rope_theta: 1 is not above 1"},
+      {R"("partial_rotary_factor": 0.5)", "partial_rotary_factor: 0.5 is outside 1..1"},
+      {R"("rope_parameters": {"partial_rotary_factor": 0.5})", "partial_rotary_factor: 0.5 is outside 1..1"},
       {R"("rope_scaling": {"rope_type": "longrope"})", "rope_type: \"longrope\" is not one of"}};
   options_.check_only = true;
   for (const auto& [keys, message] : rows) {
