@@ -125,9 +125,12 @@ TEST(ConfigReader, AnEndlessListOfErrorsIsCut) {
   EXPECT_THAT(std::string(read.status().message()), HasSubstr("; and 980 more"));
 }
 
-TEST(Listing, LongListsAndLongNamesAreCutBetweenCharacters) {
+TEST(Listing, HostileListsAndLongNamesAreCutBetweenCharacters) {
   EXPECT_EQ(Listed({"a", "b"}), "a, b");
-  EXPECT_THAT(Listed(std::vector<std::string>(30, "x")), testing::EndsWith("x, and 10 more"));
+  EXPECT_THAT(Listed(std::vector<std::string>(10'000, "model.layers.0.x")), testing::EndsWith(", model.layers.0.x"));
+  const std::string hostile = Listed(std::vector<std::string>(100'000, std::string(100, 'x')));
+  EXPECT_THAT(hostile, testing::EndsWith("x, and 94757 more"));
+  EXPECT_LT(hostile.size(), 600U << 10);
   std::string umlauts;
   for (int i = 0; i < 150; ++i) umlauts += "\xc3\xa4";
   EXPECT_EQ(Shortened("x" + umlauts).size(), 199U + 3U);  // 200 would be half an umlaut

@@ -70,6 +70,8 @@ TEST(Embed, AnInputThatFailsHasItsOwnErrorAndTheOthersAreAnswered) {
   request.add_inputs();
   request.add_inputs()->mutable_token_ids()->add_ids(258);
   request.add_inputs()->mutable_token_ids();
+  request.add_inputs()->set_text(std::string((8 << 20) + 1, '1'));
+  request.add_inputs()->mutable_token_ids()->mutable_ids()->Resize(1'048'577, 1);
   request.set_truncate(false);
   v1::EmbedResponse response;
   ASSERT_TRUE(Embed(daemon, request, &response).ok());
@@ -82,6 +84,8 @@ TEST(Embed, AnInputThatFailsHasItsOwnErrorAndTheOthersAreAnswered) {
   EXPECT_EQ(error(4), "input: one of text and token_ids must be given");
   EXPECT_EQ(error(5), "token_ids[0]: 258 is outside 0..257");
   EXPECT_EQ(error(6), "input: 0 tokens is outside 1..8");
+  EXPECT_EQ(error(7), "text: 8388609 bytes is outside 1..8388608");
+  EXPECT_EQ(error(8), "token_ids: 1048577 tokens is outside 0..1048576");
   EXPECT_THAT(response.embeddings(2).values(), SizeIs(0));
 }
 

@@ -154,6 +154,31 @@ const GenerateRow kRefused[] = {
      "chat.messages[0].role: 0 bytes is"},
     {"chat",
      [](v1::GenerateRequest& r) {
+       for (int i = 0; i <= 4096; ++i) r.mutable_chat()->add_messages()->set_role("user");
+     },
+     kInvalid, "chat.messages: 4097 messages is outside 1..4096"},
+    {"chat", [](v1::GenerateRequest& r) { r.mutable_chat()->add_messages()->set_role(std::string(65, 'r')); }, kInvalid,
+     "chat.messages[0].role: 65 bytes is outside 1..64"},
+    {"chat",
+     [](v1::GenerateRequest& r) {
+       r.mutable_chat()->add_messages()->set_role("user");
+       for (int i = 0; i <= 128; ++i) r.mutable_chat()->add_tools("{}");
+     },
+     kInvalid, "chat.tools: 129 tools is outside 0..128"},
+    {"chat",
+     [](v1::GenerateRequest& r) {
+       r.mutable_chat()->add_messages()->set_role("assistant");
+       for (int i = 0; i <= 128; ++i) r.mutable_chat()->mutable_messages(0)->add_tool_calls()->set_name("f");
+     },
+     kInvalid, "chat.messages[0].tool_calls: 129 calls is outside 0..128"},
+    {"chat",
+     [](v1::GenerateRequest& r) {
+       r.mutable_chat()->add_messages()->set_role("assistant");
+       r.mutable_chat()->mutable_messages(0)->add_tool_calls();
+     },
+     kInvalid, "chat.messages[0].tool_calls[0].name: must be given"},
+    {"chat",
+     [](v1::GenerateRequest& r) {
        auto* message = r.mutable_chat()->add_messages();
        message->set_role("user");
        message->add_content()->mutable_image()->set_data("x");

@@ -336,6 +336,9 @@ TEST(Detokenize, RefusesIdsOutsideTheVocabulary) {
   const grpc::Status status = Detokenize(daemon, {'a', 258}, false, &text);
   EXPECT_EQ(status.error_code(), grpc::INVALID_ARGUMENT);
   EXPECT_EQ(status.error_message(), "token_ids[1]: 258 is outside 0..257");
+  const std::vector<int> too_many(1'048'577, 'a');
+  EXPECT_EQ(Detokenize(daemon, too_many, false, &text).error_message(),
+            "token_ids: 1048577 tokens is outside 0..1048576");
 }
 
 TEST(Tokenize, RefusesWhatGenerateWouldRefuse) {
