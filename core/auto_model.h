@@ -59,7 +59,7 @@ struct LoadOptions {
   std::string attn_implementation = "flash_attention_2";
   std::optional<Fp8Config> fp8_config;
   std::string config_overrides;  // JSON object
-  std::string revision;
+  std::string revision;          // of a Hub id; the server has resolved it into `path`
   uint64_t seed = 0;
   std::string device = "auto";
   std::map<std::string, std::string> op_overrides;

@@ -19,6 +19,7 @@
 #include "core/limits_torch.h"
 #include "core/listing.h"
 #include "core/load_meter.h"
+#include "core/load_options.h"
 #include "core/models/architecture.h"
 #include "core/patch.h"
 #include "core/plan_torch.h"
@@ -63,6 +64,7 @@ class Loading {
 
   absl::StatusOr<LoadedModel> Run(absl::StatusOr<Config> config) {
     meter_.Begin("config");
+    RETURN_IF_ERROR(CheckLoadOptions(options_));
     RETURN_IF_ERROR(ChooseModel(std::move(config)));
     if (absl::Status status = ReadFolder(); !status.ok()) return OfCheckpoint(status);
     RETURN_IF_ERROR(Plan());
@@ -127,7 +129,8 @@ class Loading {
     RETURN_IF_ERROR(PlanPatches(device, dtype));
     RETURN_IF_ERROR(PlanWeights());
     if (!shape_.causal) RETURN_IF_ERROR(AwaitTokenizer());
-    return PlanEngine();
+    RETURN_IF_ERROR(PlanEngine());
+    return config_.CheckOverridesRead(architecture_->name);
   }
 
   absl::Status PlanPatches(at::Device device, at::ScalarType dtype) {
@@ -174,7 +177,6 @@ class Loading {
 
   absl::Status PlanFp8() {
     if (!options_.fp8_config.has_value()) return absl::OkStatus();
-    RETURN_IF_ERROR(CheckFp8Config(*options_.fp8_config));
     const std::string why_not = "FP8 conversion is not built yet";
     RETURN_IF_ERROR(fp8_fallbacks_.Take("fp8_config", why_not, "unquantised"));
     std::vector<Fp8Report::Module> linears;

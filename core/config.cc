@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/json.h"
+#include "core/listing.h"
 #include "core/status.h"
 
 namespace automodeld {
@@ -32,6 +33,17 @@ std::optional<int64_t> AsInt(const nlohmann::json& value) {
   return static_cast<int64_t>(number);
 }
 
+// The paths of all values that are no objects: "rope_scaling.factor".
+void AddLeaves(const nlohmann::json& object, const std::string& path, std::vector<std::string>& leaves) {
+  for (const auto& [key, value] : object.items()) {
+    if (value.is_object() && !value.empty()) {
+      AddLeaves(value, path + key + ".", leaves);
+    } else {
+      leaves.push_back(path + key);
+    }
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<Config> Config::Parse(const std::string& text, const std::string& name) {
@@ -51,7 +63,17 @@ absl::StatusOr<Config> Config::Read(const std::string& folder, const std::string
 absl::Status Config::Override(const std::string& overrides) {
   ASSIGN_OR_RETURN(const nlohmann::json changes, Object(ParseJson(overrides, "config_overrides"), "config_overrides"));
   json_.update(changes, /*merge_objects=*/true);
+  AddLeaves(changes, "", overridden_);
   return absl::OkStatus();
+}
+
+absl::Status Config::CheckOverridesRead(const std::string& who) const {
+  std::vector<std::string> unread;
+  for (const std::string& key : overridden_) {
+    if (!looked_up_.contains(key)) unread.push_back(key);
+  }
+  if (unread.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(fmt::format("config_overrides: {} does not read {}", who, Listed(unread)));
 }
 
 ConfigReader::ConfigReader(const ConfigReader& parent, const std::string& key)
@@ -63,18 +85,23 @@ ConfigReader::ConfigReader(const ConfigReader& parent, const std::string& key)
   }
 }
 
-const nlohmann::json* ConfigReader::Find(const std::string& key) const {
+const nlohmann::json* ConfigReader::LookUp(const std::string& key) const {
+  config_.looked_up_.insert(path_ + key);
   if (object_ == nullptr) return nullptr;
   const auto found = object_->find(key);
-  return found == object_->end() || found->is_null() ? nullptr : &*found;
+  return found == object_->end() ? nullptr : &*found;
+}
+
+const nlohmann::json* ConfigReader::Find(const std::string& key) const {
+  const nlohmann::json* value = LookUp(key);
+  return value == nullptr || value->is_null() ? nullptr : value;
 }
 
 bool ConfigReader::Has(const std::string& key) const { return Find(key) != nullptr; }
 
 bool ConfigReader::Null(const std::string& key) const {
-  if (object_ == nullptr) return false;
-  const auto found = object_->find(key);
-  return found != object_->end() && found->is_null();
+  const nlohmann::json* value = LookUp(key);
+  return value != nullptr && value->is_null();
 }
 
 int64_t ConfigReader::Int(const std::string& key, int64_t default_value, int64_t low, int64_t high) {

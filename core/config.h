@@ -35,10 +35,15 @@ class Config {
   const std::string& name() const { return name_; }
   // Merges `overrides` (a JSON object's text) over this one, objects key by key.
   absl::Status Override(const std::string& overrides);
+  // INVALID_ARGUMENT listing what Override set and no reader has asked for since; `who` is the architecture's name.
+  absl::Status CheckOverridesRead(const std::string& who) const;
 
  private:
+  friend class ConfigReader;
   nlohmann::json json_ = nlohmann::json::object();
   std::string name_ = "config.json";
+  std::vector<std::string> overridden_;      // "rope_scaling.factor": down to single values
+  mutable std::set<std::string> looked_up_;  // by readers, on the load's thread
 };
 
 // Typed access with ranges. A key that is absent or null takes the default; one of the wrong type or outside its range
@@ -64,7 +69,8 @@ class ConfigReader {
   absl::Status status() const;  // INVALID_ARGUMENT listing every error, of nested readers too
 
  private:
-  const nlohmann::json* Find(const std::string& key) const;
+  const nlohmann::json* Find(const std::string& key) const;  // null: absent or null
+  const nlohmann::json* LookUp(const std::string& key) const;
 
   const Config& config_;
   const nlohmann::json* object_;

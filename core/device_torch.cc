@@ -14,8 +14,6 @@ namespace automodeld {
 
 namespace {
 
-constexpr char kForms[] = "auto, cpu, cuda, cuda:N";
-
 int64_t NumGpus() { return at::hasCUDA() ? static_cast<int64_t>(at::detail::getCUDAHooks().deviceCount()) : 0; }
 
 // Whether a kernel runs there: a driver may be broken, or the GPU older than this build.
@@ -26,17 +24,14 @@ absl::Status TryGpu(at::Device device) {
   });
 }
 
-absl::StatusOr<int64_t> ParseIndex(const std::string& device) {
-  if (device == "cuda") return 0;
-  int32_t index = -1;
-  if (device.starts_with("cuda:") && device.size() <= 8 && absl::SimpleAtoi(device.substr(5), &index) && index >= 0) {
-    return index;
-  }
-  return absl::InvalidArgumentError(fmt::format("device: \"{}\" is not one of {}", device.substr(0, 20), kForms));
+// Of "cuda" or "cuda:N", whose form CheckLoadOptions has checked.
+int64_t IndexOf(const std::string& device) {
+  int64_t index = 0;
+  return device.size() > 5 && absl::SimpleAtoi(device.substr(5), &index) ? index : 0;
 }
 
 absl::StatusOr<at::Device> ChooseGpu(const std::string& device) {
-  ASSIGN_OR_RETURN(const int64_t index, ParseIndex(device));
+  const int64_t index = IndexOf(device);
   const int64_t num_gpus = NumGpus();
   if (num_gpus == 0)
     return absl::FailedPreconditionError(fmt::format("device: {}: this machine has no usable GPU", device));

@@ -1,9 +1,7 @@
 #include "core/fp8.h"
 
 #include <algorithm>
-#include <array>
 
-#include "core/listing.h"
 #include "core/status.h"
 
 namespace automodeld {
@@ -11,7 +9,6 @@ namespace automodeld {
 namespace {
 
 constexpr int64_t kDivisor = 16;
-constexpr std::array<const char*, 3> kRecipes = {"tensorwise", "rowwise", "rowwise_with_gw_hp"};
 
 std::string ReasonToSkip(const Fp8Config& config, const Fp8Report::Module& linear, const std::string& why_not) {
   for (const std::string& filter : config.filter_fqns) {
@@ -22,13 +19,6 @@ std::string ReasonToSkip(const Fp8Config& config, const Fp8Report::Module& linea
 }
 
 }  // namespace
-
-absl::Status CheckFp8Config(const Fp8Config& config) {
-  if (std::ranges::find(kRecipes, config.recipe_name) != kRecipes.end()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      fmt::format("fp8_config.recipe_name: \"{}\" is not one of tensorwise, rowwise, rowwise_with_gw_hp",
-                  Shortened(config.recipe_name)));
-}
 
 bool IsFp8Linear(const Fp8Config& config, const std::string& name, const std::vector<int64_t>& shape) {
   if (shape.size() != 2 || !name.ends_with(".weight") || name.find("embed") != std::string::npos) return false;

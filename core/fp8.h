@@ -1,6 +1,5 @@
 // Conversion of linear weights to FP8: which linears there are, and what becomes of each.
 //
-//   RETURN_IF_ERROR(CheckFp8Config(config));
 //   report.fp8 = ReportUnconverted(config, linears, "why not");
 //
 // Follows nemo_automodel's `apply_fp8_to_model` and `verify_fp8_conversion`. Torch-free.
@@ -15,9 +14,6 @@
 #include "core/auto_model.h"
 
 namespace automodeld {
-
-// INVALID_ARGUMENT: an unknown recipe_name.
-absl::Status CheckFp8Config(const Fp8Config& config);
 
 // Whether a tensor is a linear's weight that `config` counts: a matrix `*.weight` that is no embedding table, and
 // lm_head only with include_lm_head.

@@ -43,8 +43,7 @@ absl::Status AssertSameSignature(const std::string& original_schema, const std::
 
 // The first of flash_attention_2, sdpa, eager, from options.attn_implementation on, that can do `needs`. The sdpa rung
 // takes its kernels in the order of options.sdpa_method, or without an order if none of those fits. A sdpa_method that
-// nothing uses is noted.
-//   INVALID_ARGUMENT     an unknown attn_implementation; a method twice in sdpa_method
+// nothing uses is noted. CheckLoadOptions has passed.
 //   FAILED_PRECONDITION  a fallback that is not allowed
 //   UNIMPLEMENTED        not even eager can
 absl::StatusOr<std::unique_ptr<AttentionBackend>> PatchAttention(const LoadOptions& options,

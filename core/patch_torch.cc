@@ -36,15 +36,6 @@ std::string MethodsText(const std::vector<SdpaMethod>& methods) {
   return "sdpa_method=[" + absl::StrJoin(names, ", ") + "]";
 }
 
-absl::Status CheckMethods(const std::vector<SdpaMethod>& methods) {
-  for (const MethodName& known : kMethods) {
-    if (std::ranges::count(methods, known.method) > 1) {
-      return absl::InvalidArgumentError(fmt::format("sdpa_method: {} occurs twice", known.name));
-    }
-  }
-  return absl::OkStatus();
-}
-
 std::vector<SdpaMethod> Methods(const LoadOptions& options) {
   if (!options.sdpa_method.empty()) return options.sdpa_method;
   std::vector<SdpaMethod> all;
@@ -128,12 +119,8 @@ absl::Status AssertSameSignature(const std::string& original_schema, const std::
 absl::StatusOr<std::unique_ptr<AttentionBackend>> PatchAttention(const LoadOptions& options,
                                                                  const AttentionNeeds& needs, Fallbacks& attention,
                                                                  Fallbacks& sdpa) {
-  RETURN_IF_ERROR(CheckMethods(options.sdpa_method));
   const auto* rung = std::ranges::find(kLadder, options.attn_implementation);
-  if (rung == kLadder.end()) {
-    return absl::InvalidArgumentError(fmt::format("attn_implementation: \"{}\" is not one of {}",
-                                                  options.attn_implementation, absl::StrJoin(kLadder, ", ")));
-  }
+  TORCH_CHECK(rung != kLadder.end(), "attn_implementation: ", options.attn_implementation);
   for (;; ++rung) {
     auto backend = MakeRung(*rung, options, needs, sdpa);
     if (backend.ok() || !absl::IsUnimplemented(backend.status()) || rung + 1 == kLadder.end()) return backend;

@@ -1,38 +1,20 @@
 #include "core/plan_torch.h"
 
-#include <absl/strings/ascii.h>
 #include <absl/strings/str_join.h>
 
 #include <algorithm>
-#include <array>
 #include <optional>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "core/json.h"
 #include "core/listing.h"
+#include "core/load_options.h"
 #include "core/status.h"
 
 namespace automodeld {
 
 namespace {
-
-struct DtypeWord {
-  const char* word;
-  at::ScalarType dtype;
-};
-
-constexpr std::array<DtypeWord, 6> kDtypes = {{
-    {"bfloat16", at::kBFloat16},
-    {"bf16", at::kBFloat16},
-    {"float16", at::kHalf},
-    {"half", at::kHalf},
-    {"float32", at::kFloat},
-    {"float", at::kFloat},
-}};
-
-constexpr char kDtypeWords[] = "bfloat16, bf16, float16, half, float32, float";
 
 const char* ClassName(AutoClass auto_class) {
   switch (auto_class) {
@@ -66,12 +48,9 @@ absl::Status WrongClass(const Architecture& row, AutoClass auto_class) {
 }
 
 std::optional<at::ScalarType> ParseDtype(const std::string& text) {
-  std::string word = absl::AsciiStrToLower(text);
-  if (word.starts_with("torch.")) word = word.substr(6);
-  for (const DtypeWord& known : kDtypes) {
-    if (word == known.word) return known.dtype;
-  }
-  return std::nullopt;
+  const std::optional<std::string> name = CanonicalDtype(text);
+  if (!name.has_value()) return std::nullopt;
+  return *name == "bfloat16" ? at::kBFloat16 : *name == "float16" ? at::kHalf : at::kFloat;
 }
 
 at::ScalarType StoredDtype(const Safetensors* files) {
@@ -86,13 +65,8 @@ absl::Status NotYet(const std::string& field) {
 }
 
 absl::Status CheckKvDtype(const std::string& text, at::ScalarType dtype) {
-  static constexpr std::array<std::string_view, 5> kKnown = {"auto", "float32", "float16", "bfloat16", "fp8"};
-  if (text == "auto" || text.empty() || text == DtypeName(dtype)) return absl::OkStatus();
-  if (std::ranges::find(kKnown, text) != kKnown.end()) {
-    return NotYet(fmt::format("engine.kv_cache_dtype: {} with a {} model", text, DtypeName(dtype)));
-  }
-  return absl::InvalidArgumentError(fmt::format(
-      "engine.kv_cache_dtype: \"{}\" is not one of auto, float32, float16, bfloat16, fp8", Shortened(text)));
+  if (text == "auto" || text == DtypeName(dtype)) return absl::OkStatus();
+  return NotYet(fmt::format("engine.kv_cache_dtype: {} with a {} model", text, DtypeName(dtype)));
 }
 
 }  // namespace
@@ -113,28 +87,23 @@ absl::StatusOr<const Architecture*> ChooseArchitecture(const Config& config, Aut
 
 absl::StatusOr<at::ScalarType> ChooseDtype(const std::string& torch_dtype, const Config& config,
                                            const Safetensors* files) {
-  if (torch_dtype != "auto") {
-    if (const auto dtype = ParseDtype(torch_dtype)) return *dtype;
-    return absl::InvalidArgumentError(
-        fmt::format("torch_dtype: \"{}\" is not one of auto, {}", Shortened(torch_dtype), kDtypeWords));
-  }
+  if (const auto dtype = ParseDtype(torch_dtype)) return *dtype;
   ConfigReader read(config);
   for (const char* key : {"dtype", "torch_dtype"}) {
     const std::string text = read.String(key, "");
     if (text.empty()) continue;
     if (const auto dtype = ParseDtype(text)) return *dtype;
-    read.Fail(key, fmt::format("\"{}\" is not one of {}", Shortened(text), kDtypeWords));
+    read.Fail(key, fmt::format("\"{}\" is not one of {}", Shortened(text), DtypeWords()));
   }
   RETURN_IF_ERROR(read.status());
   return StoredDtype(files);
 }
 
 std::string DtypeName(at::ScalarType dtype) {
-  return std::ranges::find(kDtypes, dtype, &DtypeWord::dtype)->word;  // the first word is the name
+  return dtype == at::kBFloat16 ? "bfloat16" : dtype == at::kHalf ? "float16" : "float32";
 }
 
 absl::Status CheckFieldsBuilt(const LoadOptions& options, at::ScalarType dtype) {
-  if (!options.revision.empty()) return NotYet("revision");
   if (!options.op_overrides.empty()) return NotYet("op_overrides");
   if (options.engine.enable_prefix_caching.value_or(false)) return NotYet("engine.enable_prefix_caching");
   return CheckKvDtype(options.engine.kv_cache_dtype, dtype);

@@ -17,7 +17,7 @@ class Check {
   Check(CLI::App& command, CommandLine& line)
       : program_(line.program),
         terminal_(line.terminal),
-        fields_(command, *v1::LoadModelRequest::descriptor(), {"path", "config_json", "check_only"}) {
+        fields_(command, *v1::LoadModelRequest::descriptor(), {"path", "config_json", "check_only", "revision"}) {
     command.add_option("PATH", path_, "Checkpoint folder")->required();
     command.add_flag("--json", json_, "Print the report as JSON");
   }

@@ -2,15 +2,12 @@
 
 #include <absl/strings/ascii.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
-#include <charconv>
 #include <filesystem>
 #include <limits>
-#include <span>
 
+#include "core/load_options.h"
 #include "core/status.h"
 #include "server/convert.h"
 
@@ -19,11 +16,6 @@ namespace {
 
 constexpr size_t kMaxJsonBytes = 1U << 20U;
 constexpr int kMaxTokens = 1'048'576;
-
-absl::Status CheckOneOf(std::string_view field, const std::string& value, std::span<const char* const> allowed) {
-  if (std::find(allowed.begin(), allowed.end(), value) != allowed.end()) return absl::OkStatus();
-  return absl::InvalidArgumentError(fmt::format("{}: \"{}\" is none of {}", field, value, fmt::join(allowed, ", ")));
-}
 
 bool IsNameCharacter(char c) {
   return absl::ascii_isalnum(static_cast<unsigned char>(c)) || std::string_view("._/:@+-").find(c) != std::string::npos;
@@ -47,8 +39,10 @@ absl::Status CheckSource(const v1::LoadModelRequest& request) {
   switch (request.source_case()) {
     case v1::LoadModelRequest::kPath:
       if (request.seed() != 0) return absl::InvalidArgumentError("seed: only with config_json");
+      RETURN_IF_ERROR(CheckSize("revision", request.revision().size(), 0, 256, "bytes"));
       return CheckSize("path", request.path().size(), 1, 4096, "bytes");
     case v1::LoadModelRequest::kConfigJson:
+      if (!request.revision().empty()) return absl::InvalidArgumentError("revision: only with path");
       return CheckSize("config_json", request.config_json().size(), 1, kMaxJsonBytes, "bytes");
     case v1::LoadModelRequest::SOURCE_NOT_SET:
       break;
@@ -92,31 +86,18 @@ absl::StatusOr<std::vector<SdpaMethod>> ToSdpaMethods(const v1::LoadModelRequest
   std::vector<SdpaMethod> methods;
   for (const int value : request.sdpa_method()) {
     ASSIGN_OR_RETURN(const SdpaMethod method, ToSdpaMethod(value));
-    if (std::find(methods.begin(), methods.end(), method) != methods.end()) {
-      return absl::InvalidArgumentError(
-          fmt::format("sdpa_method: {} is there twice", v1::SdpaMethod_Name(static_cast<v1::SdpaMethod>(value))));
-    }
     methods.push_back(method);
   }
   return methods;
 }
 
-absl::StatusOr<Fp8Config> ToFp8Config(const v1::Fp8Config& proto) {
-  static constexpr std::array kRecipes = {"tensorwise", "rowwise", "rowwise_with_gw_hp"};
+Fp8Config ToFp8Config(const v1::Fp8Config& proto) {
   Fp8Config config;
   config.emulate = proto.emulate();
   config.include_lm_head = proto.include_lm_head();
   if (proto.has_recipe_name()) config.recipe_name = proto.recipe_name();
-  RETURN_IF_ERROR(CheckOneOf("fp8_config.recipe_name", config.recipe_name, kRecipes));
-  RETURN_IF_ERROR(CheckSize("fp8_config.filter_fqns", static_cast<size_t>(proto.filter_fqns_size()), 0, 256, "names"));
   config.filter_fqns.assign(proto.filter_fqns().begin(), proto.filter_fqns().end());
   return config;
-}
-
-absl::Status CheckKvCacheDtype(const std::string& dtype) {
-  static constexpr std::array kDtypes = {"auto", "float32", "float16", "bfloat16", "fp8"};
-  RETURN_IF_ERROR(CheckOneOf("engine.kv_cache_dtype", dtype, kDtypes));
-  return dtype == "fp8" ? NotYet("engine.kv_cache_dtype", dtype) : absl::OkStatus();
 }
 
 absl::StatusOr<EngineConfig> ToEngineConfig(const v1::EngineConfig& proto) {
@@ -131,7 +112,7 @@ absl::StatusOr<EngineConfig> ToEngineConfig(const v1::EngineConfig& proto) {
     RETURN_IF_ERROR(
         CheckRange<int64_t>("engine.kv_cache_bytes", proto.kv_cache_bytes(), 1, std::numeric_limits<int64_t>::max()));
   }
-  if (proto.has_kv_cache_dtype()) RETURN_IF_ERROR(CheckKvCacheDtype(proto.kv_cache_dtype()));
+  if (proto.kv_cache_dtype() == "fp8") return NotYet("engine.kv_cache_dtype", "fp8");
   if (proto.enable_prefix_caching()) return NotYet("engine.enable_prefix_caching", "true");
   EngineConfig config;
   config.max_model_len = proto.max_model_len();
@@ -143,31 +124,7 @@ absl::StatusOr<EngineConfig> ToEngineConfig(const v1::EngineConfig& proto) {
   return config;
 }
 
-// "auto", "cpu", "cuda" or "cuda:N".
-absl::Status CheckDevice(const std::string& device) {
-  if (device == "auto" || device == "cpu" || device == "cuda") return absl::OkStatus();
-  constexpr std::string_view kPrefix = "cuda:";
-  int index = -1;
-  const char* end = device.data() + device.size();
-  if (device.starts_with(kPrefix)) {
-    const auto parsed = std::from_chars(device.data() + kPrefix.size(), end, index);
-    if (parsed.ec == std::errc() && parsed.ptr == end && index >= 0) return absl::OkStatus();
-  }
-  return absl::InvalidArgumentError(fmt::format("device: \"{}\" is none of auto, cpu, cuda, cuda:N", device));
-}
-
-absl::Status CheckNames(const LoadOptions& options) {
-  static constexpr std::array kDtypes = {"auto", "float32", "float16", "bfloat16"};
-  static constexpr std::array kAttention = {"flash_attention_2", "sdpa", "eager"};
-  RETURN_IF_ERROR(CheckName(options.model));
-  RETURN_IF_ERROR(CheckOneOf("torch_dtype", options.torch_dtype, kDtypes));
-  RETURN_IF_ERROR(CheckOneOf("attn_implementation", options.attn_implementation, kAttention));
-  RETURN_IF_ERROR(CheckDevice(options.device));
-  return CheckSize("config_overrides", options.config_overrides.size(), 0, kMaxJsonBytes, "bytes");
-}
-
 absl::Status CheckLater(const v1::LoadModelRequest& request) {
-  if (!request.revision().empty()) return NotYet("revision", "a revision");
   if (!request.op_overrides().empty()) return NotYet("op_overrides", "an override");
   return absl::OkStatus();
 }
@@ -176,6 +133,7 @@ absl::Status CheckLater(const v1::LoadModelRequest& request) {
 void TakeGiven(const v1::LoadModelRequest& request, LoadOptions* options) {
   options->model = Name(request);
   options->path = request.path();
+  options->revision = request.revision();
   options->config_json = request.config_json();
   options->config_overrides = request.config_overrides();
   options->seed = request.seed();
@@ -196,13 +154,13 @@ absl::StatusOr<LoadOptions> ToLoadOptions(const v1::LoadModelRequest& request) {
   RETURN_IF_ERROR(CheckLater(request));
   LoadOptions options;
   TakeGiven(request, &options);
-  RETURN_IF_ERROR(CheckNames(options));
+  RETURN_IF_ERROR(CheckName(options.model));
+  RETURN_IF_ERROR(CheckSize("config_overrides", options.config_overrides.size(), 0, kMaxJsonBytes, "bytes"));
   ASSIGN_OR_RETURN(options.auto_class, ToAutoClass(request.auto_class()));
   ASSIGN_OR_RETURN(options.sdpa_method, ToSdpaMethods(request));
   ASSIGN_OR_RETURN(options.engine, ToEngineConfig(request.engine()));
-  if (request.has_fp8_config()) {
-    ASSIGN_OR_RETURN(options.fp8_config, ToFp8Config(request.fp8_config()));
-  }
+  if (request.has_fp8_config()) options.fp8_config = ToFp8Config(request.fp8_config());
+  RETURN_IF_ERROR(CheckLoadOptions(options));
   return options;
 }
 

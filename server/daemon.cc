@@ -24,6 +24,7 @@
 #include "server/http.h"
 #include "server/listener.h"
 #include "server/load_log.h"
+#include "server/model_path.h"
 #include "server/worker_pool.h"
 
 namespace automodeld {
@@ -59,6 +60,15 @@ std::string NameAndSource(const v1::LoadModelRequest& request) {
   const std::string source = request.has_path() ? request.path() : "its config_json";
   return request.model().empty() ? fmt::format("model of {}", source)
                                  : fmt::format("model \"{}\" of {}", request.model(), source);
+}
+
+// A folder anywhere on the machine, or a Hub id in the cache that --model-root is.
+absl::StatusOr<std::string> FolderOf(const LoadOptions& options, const std::filesystem::path& model_root) {
+  const bool is_folder =
+      std::filesystem::path(options.path).is_absolute() || std::filesystem::is_directory(options.path);
+  if (options.path.empty() || (options.revision.empty() && (is_folder || model_root.empty()))) return options.path;
+  ASSIGN_OR_RETURN(const std::filesystem::path folder, ResolveModelPath(model_root, options.path, options.revision));
+  return folder.string();
 }
 
 }  // namespace
@@ -198,8 +208,11 @@ void Daemon::Parts::LoadModels() {
 
 absl::Status Daemon::Parts::LoadModel(const v1::LoadModelRequest& request) {
   const std::string prefix = NameAndSource(request) + ": ";
-  const auto options = ToLoadOptions(request);
+  auto options = ToLoadOptions(request);
   if (!options.ok()) return Prefixed(prefix, options.status());
+  const auto folder = FolderOf(*options, config_.model_root);
+  if (!folder.ok()) return Prefixed(prefix, folder.status());
+  options->path = *folder;
   health_.Set(options->model, false);
   LoadContext context;
   context.cancelled = &stopping_;

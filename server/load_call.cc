@@ -74,7 +74,8 @@ absl::StatusOr<LoadReport> LoadCall::Load(const LoadOptions& options) {
   if (cancelled()) return CancelStatus();
   LoadOptions resolved = options;
   if (!options.path.empty()) {
-    ASSIGN_OR_RETURN(const std::filesystem::path folder, ResolveModelPath(options_.model_root, options.path));
+    ASSIGN_OR_RETURN(const std::filesystem::path folder,
+                     ResolveModelPath(options_.model_root, options.path, options.revision));
     resolved.path = folder.string();
   }
   LoadContext context;

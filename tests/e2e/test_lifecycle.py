@@ -54,6 +54,19 @@ def test_random_weights_from_a_config(rooted):
     assert len(daemon.generate("random", ids=[1, 2, 3], max_tokens=5, ignore_eos=True)[1]) == 5
 
 
+def test_a_hub_id_loads_from_the_cache(rooted):
+    daemon, root = rooted
+    repository = root / "models--maker--kjv"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("a" * 40)
+    (repository / "snapshots").mkdir()
+    (root / "kjv").rename(repository / "snapshots" / ("a" * 40))
+    daemon.load("maker/kjv")
+    daemon.load("maker/kjv", model="again", revision="a" * 40)
+    assert daemon.generate("again", text="And", max_tokens=4, temperature=0)[1]
+    fails(lambda: daemon.load("maker/kjv", model="x", revision="v9"), grpc.StatusCode.NOT_FOUND, "there are: main")
+
+
 def test_path_may_not_leave_the_root(rooted):
     daemon, root = rooted
     (root / "link").symlink_to("/etc")

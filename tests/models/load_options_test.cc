@@ -210,9 +210,6 @@ TEST_F(LoadOption, Fp8IsAReportedFallbackUntilItIsBuilt) {
 }
 
 TEST_F(LoadOption, WhatIsNotBuiltIsRefusedByName) {
-  options_.revision = "main";
-  ExpectRefused(absl::StatusCode::kUnimplemented, "revision: not supported yet");
-  options_.revision = "";
   options_.op_overrides = {{"rms_norm", "mycorp::rms_norm"}};
   ExpectRefused(absl::StatusCode::kUnimplemented, "op_overrides: not supported yet");
   options_.op_overrides = {};
@@ -235,6 +232,19 @@ TEST_F(LoadOption, OverridesChangeTheConfiguration) {
   ExpectRefused(absl::StatusCode::kInvalidArgument, "config_json: num_hidden_layers: 0 is outside 1..1024");
   options_.config_overrides = "nonsense";
   ExpectRefused(absl::StatusCode::kInvalidArgument, "config_overrides: not valid JSON");
+}
+
+TEST_F(LoadOption, OverridesThatTheArchitectureDoesNotReadAreRefused) {
+  options_.check_only = true;
+  options_.config_overrides = R"({"num_hidden_layers": 1, "n_layer": 5, "use_cache": false})";
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "config_overrides: TinyForTest does not read n_layer, use_cache");
+  options_.config_json = R"({"model_type": "llama", "num_hidden_layers": 1})";
+  options_.config_overrides = R"({"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "rms_norm_eps": 1e-5})";
+  EXPECT_TRUE(Load().ok());
+  options_.config_overrides = R"({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "scale": 3}})";
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "LlamaForCausalLM does not read rope_scaling.scale");
+  options_.config_overrides = R"({"rope_scaling": {"rope_type": "linear"}, "rope_parameters": {"factor": 2.0}})";
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "does not read rope_parameters.factor");
 }
 
 TEST_F(LoadOption, ShapesThatCannotBeAreRefused) {

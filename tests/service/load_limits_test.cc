@@ -66,13 +66,13 @@ INSTANTIATE_TEST_SUITE_P(
               r.add_sdpa_method(v1::SDPA_METHOD_MATH);
               r.add_sdpa_method(v1::SDPA_METHOD_MATH);
             },
-            kInvalid, "sdpa_method: SDPA_METHOD_MATH is there twice"},
+            kInvalid, "sdpa_method: MATH occurs twice"},
         Row{"TorchDtype", [](auto& r) { r.set_torch_dtype("int8"); }, kInvalid,
-            "torch_dtype: \"int8\" is none of auto"},
+            "torch_dtype: \"int8\" is not one of auto, bfloat16, bf16, "},
         Row{"Attention", [](auto& r) { r.set_attn_implementation("flash"); }, kInvalid,
-            "attn_implementation: \"flash\" is none of flash_attention_2, sdpa, eager"},
+            "attn_implementation: \"flash\" is not one of flash_attention_2, sdpa, eager"},
         Row{"Recipe", [](auto& r) { r.mutable_fp8_config()->set_recipe_name("x"); }, kInvalid,
-            "fp8_config.recipe_name: \"x\" is none of tensorwise"},
+            "fp8_config.recipe_name: \"x\" is not one of tensorwise, rowwise, rowwise_with_gw_hp"},
         Row{"Filters",
             [](auto& r) {
               for (int i = 0; i < 257; ++i) r.mutable_fp8_config()->add_filter_fqns("x");
@@ -81,8 +81,8 @@ INSTANTIATE_TEST_SUITE_P(
         Row{"Overrides", [](auto& r) { r.set_config_overrides(std::string((1 << 20) + 1, ' ')); }, kInvalid,
             "config_overrides: 1048577 bytes"},
         Row{"SeedWithPath", [](auto& r) { r.set_path("x"), r.set_seed(1); }, kInvalid, "seed: only with config_json"},
-        Row{"Device", [](auto& r) { r.set_device("cuda:-1"); }, kInvalid, "device: \"cuda:-1\" is none of auto"},
-        Row{"DeviceTpu", [](auto& r) { r.set_device("tpu"); }, kInvalid, "device: \"tpu\" is none of auto"},
+        Row{"Device", [](auto& r) { r.set_device("cuda:-1"); }, kInvalid, "device: \"cuda:-1\" is not one of auto"},
+        Row{"DeviceTpu", [](auto& r) { r.set_device("tpu"); }, kInvalid, "device: \"tpu\" is not one of auto"},
         Row{"ModelLen", [](auto& r) { r.mutable_engine()->set_max_model_len(0); }, kInvalid,
             "engine.max_model_len: 0 is outside 1..1048576"},
         Row{"NumSeqs", [](auto& r) { r.mutable_engine()->set_max_num_seqs(4097); }, kInvalid,
@@ -98,12 +98,20 @@ INSTANTIATE_TEST_SUITE_P(
         Row{"KvBytes", [](auto& r) { r.mutable_engine()->set_kv_cache_bytes(0); }, kInvalid,
             "engine.kv_cache_bytes: 0 is outside 1.."},
         Row{"KvDtype", [](auto& r) { r.mutable_engine()->set_kv_cache_dtype("int4"); }, kInvalid,
-            "engine.kv_cache_dtype: \"int4\" is none of auto"},
+            "engine.kv_cache_dtype: \"int4\" is not one of auto"},
         Row{"KvFp8", [](auto& r) { r.mutable_engine()->set_kv_cache_dtype("fp8"); }, kLater,
             "engine.kv_cache_dtype: fp8"},
         Row{"PrefixCaching", [](auto& r) { r.mutable_engine()->set_enable_prefix_caching(true); }, kLater,
             "engine.enable_prefix_caching: true is not supported"},
-        Row{"Revision", [](auto& r) { r.set_revision("main"); }, kLater, "revision: "},
+        Row{"Revision", [](auto& r) { r.set_revision("main"); }, kInvalid, "revision: only with path"},
+        Row{"LongRevision",
+            [](auto& r) {
+              r.set_path("x");
+              r.set_revision(std::string(257, 'r'));
+            },
+            kInvalid, "revision: 257 bytes is outside 0..256"},
+        Row{"EmptyFilter", [](auto& r) { r.mutable_fp8_config()->add_filter_fqns(""); }, kInvalid,
+            "fp8_config.filter_fqns: an empty name"},
         Row{"OpOverrides", [](auto& r) { (*r.mutable_op_overrides())["rms_norm"] = "x::y"; }, kLater,
             "op_overrides: "}),
     [](const auto& row) { return row.param.name; });
