@@ -1,7 +1,7 @@
 // Where a client may load models from: beneath --model-root and nowhere else.
 //
 //   ASSIGN_OR_RETURN(std::filesystem::path folder, ResolveModelPath("/srv/models", "llama/8b", ""));
-//   ResolveModelPath("/root/.cache/huggingface/hub", "Qwen/Qwen3-0.6B", "main");  // .../snapshots/c1899de289a0...
+//   ResolveModelPath("/srv/hub", "Qwen/Qwen3-0.6B", "main");  // .../snapshots/c1899de289a0...
 //
 // A Hub id is looked up in the layout of Hugging Face's cache: models--ORG--NAME/refs/REVISION holds the commit, and
 // snapshots/COMMIT its files. Nothing is downloaded.
