@@ -137,7 +137,8 @@ TEST_F(LoadTest, MessagesDoNotSayWhereTheRootIs) {
   EXPECT_EQ(broken.status.error_message(), "decoder/model.safetensors: 3 tensors are missing");
   const Loaded missing = Load(FromPath("nowhere", "decoder"));
   EXPECT_EQ(missing.status.error_code(), grpc::NOT_FOUND);
-  EXPECT_EQ(missing.status.error_message(), "path: beneath --model-root there is neither a folder nor a cached Hub model 'nowhere'");
+  EXPECT_EQ(missing.status.error_message(),
+            "path: beneath --model-root there is neither a folder nor a cached Hub model 'nowhere'");
   v1::GetModelRequest request;
   v1::GetModelResponse response;
   request.set_model("broken");
