@@ -20,6 +20,7 @@
 #include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -144,14 +145,15 @@ json WaitFor(const Request& request) { return static_cast<CollectingSink&>(*requ
 
 json Answer(Engine& engine, const EmbeddingDefaults& checkpoint, const json& job) {
   json answers = json::array();
-  std::vector<std::shared_ptr<Request>> running;
-  for (const json& r : job.at("requests")) {
-    auto request = ReadRequest(r, checkpoint);
-    if (absl::Status status = engine.Submit(request); !status.ok()) throw std::runtime_error(status.ToString());
-    running.push_back(request);
-    if (!job.value("together", true)) WaitFor(*request);
+  std::vector<std::shared_ptr<Request>> requests;
+  for (const json& r : job.at("requests")) requests.push_back(ReadRequest(r, checkpoint));
+  // Together: in one piece, so that the steps are the same in every run.
+  const size_t at_once = job.value("together", true) ? requests.size() : 1;
+  for (size_t first = 0; first < requests.size(); first += at_once) {
+    const auto next = std::span(requests).subspan(first, at_once);
+    if (absl::Status status = engine.Submit(next); !status.ok()) throw std::runtime_error(status.ToString());
+    for (const auto& request : next) answers.push_back(WaitFor(*request));
   }
-  for (const auto& request : running) answers.push_back(WaitFor(*request));
   return answers;
 }
 
