@@ -116,6 +116,7 @@ struct Fp8Report {
 struct LoadReport {
   ModelInfo info;
   std::vector<LoadAttempt> attempts;  // in the order attention, fused, SDPA, FP8
+  std::vector<std::string> notes;     // what was asked for and has another effect or none, without anything failing
   std::vector<OpPatch> patches;
   std::string attention_backend;
   std::optional<Fp8Report> fp8;
