@@ -7,10 +7,13 @@ namespace automodeld {
 
 at::Tensor PackWeight(const at::Tensor& weight) { return CanPackLinear(weight) ? PackLinear(weight) : weight; }
 
-at::Tensor RunLinear(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+at::Tensor RunLinear(const at::Tensor& x, const LinearWeight& weight, const std::optional<at::Tensor>& bias,
                      const std::string& activation) {
-  if (weight.dim() == 3) return PackedLinear(x, weight, bias, activation);
-  const at::Tensor y = IsForCpuLinear(x, weight, bias) ? CpuLinear(x, weight, bias) : at::linear(x, weight, bias);
+  const auto* plain = std::get_if<at::Tensor>(&weight);
+  if (plain != nullptr && plain->dim() == 3) return PackedLinear(x, *plain, bias, activation);
+  const at::Tensor y = plain == nullptr                  ? Fp8Linear(x, std::get<Fp8Weight>(weight), bias)
+                       : IsForCpuLinear(x, *plain, bias) ? CpuLinear(x, *plain, bias)
+                                                         : at::linear(x, *plain, bias);
   return activation.empty() ? y : Activate(y, activation);
 }
 

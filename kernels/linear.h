@@ -1,10 +1,10 @@
-// y = act(x W^T + bias): the one road by which every layer multiplies by a plain weight.
+// y = act(x W^T + bias): the one road by which every layer multiplies by a weight, plain or FP8.
 //
 //   at::Tensor y = RunLinear(x, weight, bias);  // x [tokens, in], weight [out, in], bias [out] -> y [tokens, out]
 //
-// Picks the fastest of what this build and machine have for the shape, dtype and device, and at::linear otherwise. Sums
-// are kept in float32 whatever the dtype. A row of y does not depend on the other rows of x in value beyond rounding,
-// and in float32 on the CPU not in a bit. Any thread; throws c10::Error on a wrong shape.
+// For a plain weight picks the fastest of what this build and machine have for the shape, dtype and device, and
+// at::linear otherwise. Sums are kept in float32 whatever the dtype. A row of y does not depend on the other rows of x
+// in value beyond rounding, and in float32 on the CPU not in a bit. Any thread; throws c10::Error on a wrong shape.
 #ifndef KERNELS_LINEAR_H_
 #define KERNELS_LINEAR_H_
 
@@ -12,11 +12,17 @@
 
 #include <optional>
 #include <string>
+#include <variant>
+
+#include "kernels/fp8.h"
 
 namespace automodeld {
 
+// A weight in the form in which it is kept: plain [out, in] (or what PackWeight made of it), or FP8.
+using LinearWeight = std::variant<at::Tensor, Fp8Weight>;
+
 // `activation`: none if empty, else one of Activate's.
-at::Tensor RunLinear(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias = {},
+at::Tensor RunLinear(const at::Tensor& x, const LinearWeight& weight, const std::optional<at::Tensor>& bias = {},
                      const std::string& activation = "");
 
 // The weight in the order in which it is multiplied fastest, for RunLinear alone; `weight` itself where there is no

@@ -1,13 +1,6 @@
 #include "kernels/eager/eager.h"
 
 namespace automodeld::eager {
-namespace {
-
-constexpr double kMaxE4m3 = 448.0;
-constexpr double kMinScale = 1e-12;  // a row of zeros would divide by zero
-
-}  // namespace
-
 std::tuple<at::Tensor, at::Tensor> QuantizeRows(const at::Tensor& y, bool quantize) {
   if (!quantize) return {y, at::Tensor()};
   const at::Tensor rows = y.to(at::kFloat);

@@ -1,0 +1,129 @@
+#include "kernels/fp8.h"
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+
+#include "kernels/cpu/fp8_product.h"
+#include "kernels/eager/eager.h"
+#include "kernels/tensors.h"
+
+namespace automodeld {
+namespace {
+
+constexpr int64_t kChunkElements = 4 << 20;  // what is widened at a time
+
+// Calls visit(first row, number of rows) for pieces of a matrix of that many rows and columns.
+template <typename Visit>
+void ForChunks(int64_t rows, int64_t columns, Visit visit) {
+  const int64_t step = std::max<int64_t>(1, kChunkElements / std::max<int64_t>(1, columns));
+  for (int64_t first = 0; first < rows; first += step) visit(first, std::min(step, rows - first));
+}
+
+at::Tensor Largest(const at::Tensor& weight) { return weight.abs().amax({1}, /*keepdim=*/true).to(at::kFloat); }
+
+// [rows, blocks] -> a scale for every input.
+at::Tensor PerInput(const at::Tensor& scale, int64_t in) {
+  return scale.size(1) == 1 ? scale : scale.repeat_interleave(kFp8Block, 1).narrow(1, 0, in);
+}
+
+at::Tensor Ones(at::IntArrayRef sizes, at::Device device) {
+  return at::ones(sizes, at::TensorOptions(at::kFloat).device(device));
+}
+
+// Scales of 128 x 128 blocks in the order that libtorch wants: rows apart by a multiple of 4.
+at::Tensor BlockScales(const Fp8Weight& weight) {
+  const at::Tensor blocks = weight.scale.slice(0, 0, std::nullopt, kFp8Block);
+  const int64_t stride = (blocks.size(1) + 3) / 4 * 4;
+  const at::Tensor padded = at::empty_strided(blocks.sizes(), {stride, 1}, blocks.options());
+  return padded.copy_(blocks).t();
+}
+
+// The device's own GEMM, its sums unscaled but for a block's scale.
+at::Tensor GemmProduct(const at::Tensor& x, const Fp8Weight& weight, at::ScalarType sums) {
+  const bool blocks = weight.scale.size(1) > 1;
+  const at::Tensor x_scale = blocks ? Ones({weight.scale.size(1), x.size(0)}, x.device()).t() : Ones({}, x.device());
+  const at::Tensor w_scale = blocks ? BlockScales(weight) : Ones({}, x.device());
+  const at::Tensor y = at::_scaled_mm(x, weight.values.t(), x_scale, w_scale, /*bias=*/{}, /*scale_result=*/{}, sums,
+                                      /*use_fast_accum=*/!blocks)
+                           .to(at::kFloat);
+  return blocks ? y : y.mul_(weight.scale.view({1, -1}));
+}
+
+at::Tensor Product(const at::Tensor& x, const Fp8Weight& weight, at::ScalarType dtype) {
+  if (weight.emulate) return x.is_cpu() ? CpuFp8Product(x, weight) : ExactFp8Product(x, weight);
+  return GemmProduct(x, weight, dtype == at::kBFloat16 || weight.scale.size(1) > 1 ? at::kBFloat16 : at::kFloat);
+}
+
+}  // namespace
+
+Fp8Weight EmptyFp8Weight(int64_t out, int64_t in, at::Device device, bool blocks) {
+  const at::TensorOptions options = at::TensorOptions().device(device);
+  return {.values = at::empty({out, in}, options.dtype(at::kFloat8_e4m3fn)),
+          .scale = at::empty({out, blocks ? (in + kFp8Block - 1) / kFp8Block : 1}, options.dtype(at::kFloat))};
+}
+
+void QuantizeWeight(const at::Tensor& weight, Fp8Scaling scaling, Fp8Weight to) {
+  CheckShape("quantize: values", to.values, weight.sizes());
+  CheckShape("quantize: scale", to.scale, {weight.size(0), 1});
+  if (weight.numel() == 0) return;
+  ForChunks(weight.size(0), weight.size(1), [&](int64_t first, int64_t rows) {
+    to.scale.narrow(0, first, rows).copy_(Largest(weight.narrow(0, first, rows)));
+  });
+  if (scaling == Fp8Scaling::kTensor) to.scale.copy_(to.scale.amax().expand_as(to.scale));
+  to.scale.div_(eager::kMaxE4m3).clamp_min_(eager::kMinScale);
+  ForChunks(weight.size(0), weight.size(1), [&](int64_t first, int64_t rows) {
+    const at::Tensor scaled = weight.narrow(0, first, rows).to(at::kFloat) / to.scale.narrow(0, first, rows);
+    to.values.narrow(0, first, rows).copy_(scaled.clamp(-eager::kMaxE4m3, eager::kMaxE4m3));
+  });
+}
+
+void DequantizeWeight(const Fp8Weight& weight, at::Tensor out) {
+  CheckShape("dequantize: out", out, weight.values.sizes());
+  ForChunks(out.size(0), out.size(1), [&](int64_t first, int64_t rows) {
+    const at::Tensor scale = PerInput(weight.scale.narrow(0, first, rows), out.size(1));
+    out.narrow(0, first, rows).copy_(weight.values.narrow(0, first, rows).to(at::kFloat) * scale);
+  });
+}
+
+std::string WhyNoFp8Gemm(at::Device device) {
+  if (!device.is_cuda()) return device.str() + " has no FP8 GEMM";
+  try {
+    Fp8Weight weight = EmptyFp8Weight(16, 16, device);
+    QuantizeWeight(at::eye(16, at::TensorOptions(at::kFloat).device(device)), Fp8Scaling::kRow, weight);
+    const at::Tensor x = at::full({1, 16}, 2.0, at::TensorOptions(at::kFloat).device(device));
+    return at::allclose(Fp8Linear(x, weight, {}), x) ? "" : device.str() + "'s FP8 GEMM gives wrong values";
+  } catch (const std::exception& error) {
+    const std::string text = error.what();
+    return device.str() + " has no FP8 GEMM: " + text.substr(0, text.find('\n'));
+  }
+}
+
+at::Tensor Fp8Linear(const at::Tensor& x, const Fp8Weight& weight, const std::optional<at::Tensor>& bias) {
+  TORCH_CHECK(x.dim() == 2 && x.size(1) == weight.values.size(1), "linear: x ", x.sizes(), ", expected [tokens, ",
+              weight.values.size(1), "]");
+  if (x.size(0) == 0) return at::empty({0, weight.values.size(0)}, x.options());
+  const auto [rows, scale] = eager::QuantizeRows(x, /*quantize=*/true);
+  at::Tensor y = Product(rows, weight, x.scalar_type()).mul_(scale);
+  if (IsDefined(bias)) y.add_(bias->to(at::kFloat));
+  return y.to(x.scalar_type());
+}
+
+at::Tensor ExactFp8Product(const at::Tensor& x, const Fp8Weight& weight) {
+  const int64_t in = x.size(1), blocks = weight.scale.size(1), width = blocks == 1 ? in : kFp8Block;
+  at::Tensor y = at::empty({x.size(0), weight.values.size(0)}, weight.scale.options());
+  const at::Tensor wide = x.to(at::kDouble);
+  ForChunks(weight.values.size(0), in, [&](int64_t first, int64_t rows) {
+    const at::Tensor panel = weight.values.narrow(0, first, rows).to(at::kDouble).t();
+    const at::Tensor scale = weight.scale.narrow(0, first, rows).to(at::kDouble);
+    at::Tensor sum = at::zeros({x.size(0), rows}, wide.options());
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t begin = block * width, size = std::min(width, in - begin);
+      sum.add_(at::mm(wide.narrow(1, begin, size), panel.narrow(0, begin, size)).mul_(scale.select(1, block)));
+    }
+    y.narrow(1, first, rows).copy_(sum);
+  });
+  return y;
+}
+
+}  // namespace automodeld
