@@ -17,6 +17,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -31,7 +32,7 @@ enum class SdpaMethod { kCudnnAttention, kFlashAttention, kEfficientAttention, k
 
 struct Fp8Config {
   std::string recipe_name = "tensorwise";  // or rowwise, rowwise_with_gw_hp
-  std::vector<std::string> filter_fqns;
+  std::vector<std::string> filter_fqns = {};
   bool emulate = false;
   bool include_lm_head = false;
 };
@@ -166,6 +167,9 @@ struct LoadProgress {
 struct LoadContext {
   std::function<void(const LoadProgress&)> progress = [](const LoadProgress&) {};
   const std::atomic<bool>* cancelled = nullptr;  // when true the load ends with CANCELLED and frees everything
+  // For tests: called inside each step ("flash_attention_2", "sdpa", "fused", "sdpa_method", "fp8"); an error is one of
+  // the step.
+  std::function<absl::Status(std::string_view step)> fault = nullptr;
 };
 
 // The one step of loading that the registry needs: AutoModel::Load is the real one, tests have a fake.

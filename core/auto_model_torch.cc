@@ -9,36 +9,29 @@
 #include <utility>
 
 #include "core/auto_model.h"
-#include "core/checkpoint.h"
 #include "core/config.h"
 #include "core/device_torch.h"
 #include "core/engine/model_runner.h"
 #include "core/exception_torch.h"
-#include "core/fp8.h"
 #include "core/generation_config.h"
 #include "core/limits_torch.h"
-#include "core/listing.h"
 #include "core/load_meter.h"
 #include "core/load_options.h"
+#include "core/model_weights_torch.h"
 #include "core/models/architecture.h"
 #include "core/patch.h"
 #include "core/plan_torch.h"
+#include "core/quantization.h"
 #include "core/safetensors.h"
 #include "core/sentence_transformers.h"
 #include "core/status.h"
 #include "core/version.h"
-#include "core/weight_sources_torch.h"
 
 namespace automodeld {
 
 namespace {
 
 using TokenizerResult = absl::StatusOr<std::shared_ptr<const Tokenizer>>;
-
-bool IsIgnorable(const Architecture& architecture, const std::string& name) {
-  return std::ranges::any_of(architecture.ignorable,
-                             [&](const std::string& part) { return name.find(part) != std::string::npos; });
-}
 
 AttentionNeeds NeedsOf(const ModelShape& shape, at::ScalarType dtype, at::Device device) {
   return {.num_heads = shape.num_heads,
@@ -60,7 +53,7 @@ absl::Status OfCheckpoint(const absl::Status& status) {
 class Loading {
  public:
   Loading(std::string folder, const LoadOptions& options, const LoadContext& context)
-      : folder_(std::move(folder)), options_(options), meter_(context) {}
+      : folder_(std::move(folder)), options_(options), context_(context), meter_(context) {}
 
   absl::StatusOr<LoadedModel> Run(absl::StatusOr<Config> config) {
     meter_.Begin("config");
@@ -98,7 +91,7 @@ class Loading {
     if (!folder_.empty()) {
       ASSIGN_OR_RETURN(files_, Safetensors::Open(folder_));
     }
-    RETURN_IF_ERROR(CheckNotQuantised(config_, Files()));
+    ASSIGN_OR_RETURN(dialect_, ReadQuantization(folder_, config_));
     ASSIGN_OR_RETURN(loaded_.generation, ReadGenerationDefaults(folder_, config_));
     ASSIGN_OR_RETURN(loaded_.embedding, ReadEmbeddingDefaults(folder_, shape_.causal));
     return absl::OkStatus();
@@ -146,45 +139,18 @@ class Loading {
     return absl::OkStatus();
   }
 
-  // Builds the model once on the meta device: names, shapes and bytes of all it will read.
   absl::Status PlanWeights() {
-    wanted_.emplace(Files(), architecture_->base_prefix);
-    architecture_->make(config_, Weights(&*wanted_, target_.device(at::kMeta)), ops_);
-    std::vector<std::string> unread = wanted_->Unread();
-    std::vector<std::string> refused;
-    for (const std::string& name : unread) {
-      ASSIGN_OR_RETURN(const bool is_tied_copy, IsTiedCopy(name));
-      if (!is_tied_copy && !IsIgnorable(*architecture_, name)) refused.push_back(name);
-    }
-    RETURN_IF_ERROR(wanted_->Check(architecture_->name, options_.allow_unread_tensors ? decltype(refused){} : refused));
-    if (!refused.empty())
-      spdlog::warn("{}: {} tensors are not read: {}", options_.model, refused.size(), Listed(refused));
-    loaded_.report.unread_tensors = std::move(unread);
-    return PlanFp8();
-  }
-
-  // Whether `name` is a second copy of the tensor to which tie_word_embeddings ties it; a tensor that differs
-  // contradicts the configuration.
-  absl::StatusOr<bool> IsTiedCopy(const std::string& name) {
-    const auto& [copy, original] = architecture_->tied;
-    const StoredTensor* stored = copy.empty() ? nullptr : FindStored(*files_, architecture_->base_prefix, copy);
-    const StoredTensor* tied_to = FindStored(*files_, architecture_->base_prefix, original);
-    if (stored == nullptr || stored->name != name || tied_to == nullptr) return false;
-    ASSIGN_OR_RETURN(const bool equal, files_->Equal(*stored, *tied_to));
-    if (!equal) wanted_->Fail(fmt::format("{} differs from {}, to which tie_word_embeddings ties it", copy, original));
-    return equal;
-  }
-
-  absl::Status PlanFp8() {
-    if (!options_.fp8_config.has_value()) return absl::OkStatus();
-    const std::string why_not = "FP8 conversion is not built yet";
-    RETURN_IF_ERROR(fp8_fallbacks_.Take("fp8_config", why_not, "unquantised"));
-    std::vector<Fp8Report::Module> linears;
-    for (const PlanningSource::Wanted& tensor : wanted_->wanted()) {
-      if (!IsFp8Linear(*options_.fp8_config, tensor.name, tensor.shape)) continue;
-      linears.push_back({tensor.name.substr(0, tensor.name.rfind('.')), tensor.shape});
-    }
-    loaded_.report.fp8 = ReportUnconverted(*options_.fp8_config, linears, why_not);
+    weights_.emplace(ModelWeights::Parts{.options = &options_,
+                                         .context = &context_,
+                                         .config = &config_,
+                                         .architecture = architecture_,
+                                         .files = Files(),
+                                         .initializer_range = shape_.initializer_range,
+                                         .target = target_,
+                                         .meter = &meter_});
+    RETURN_IF_ERROR(weights_->PlanFp8(dialect_));
+    RETURN_IF_ERROR(weights_->Plan(ops_));
+    available_bytes_ = AvailableBytes(target_.device());
     return absl::OkStatus();
   }
 
@@ -192,27 +158,31 @@ class Loading {
     const int tokenizer_length = loaded_.tokenizer == nullptr ? 0 : loaded_.tokenizer->model_max_length();
     ASSIGN_OR_RETURN(RunnerLimits limits, PlanLengths(shape_, options_.engine, tokenizer_length));
     const MemoryNeeds needs = {
-        .weights = WeightBytes(), .tables = TableBytes(shape_), .available = AvailableBytes(target_.device())};
+        .weights = weights_->bytes(), .tables = TableBytes(shape_), .available = available_bytes_};
     const at::ScalarType kv_dtype = at::typeMetaToScalarType(target_.dtype());
     ASSIGN_OR_RETURN(planned_, PlanMemory(shape_, options_.engine, limits, needs, kv_dtype, target_.device().is_cpu()));
     return absl::OkStatus();
   }
 
   absl::Status ReadWeights() {
-    meter_.Begin("weights", files_.has_value() ? wanted_->stored_bytes() : WeightBytes());
-    RETURN_IF_ERROR(meter_.Check());
-    ResetPeakBytes(target_.device());
-    if (!files_.has_value()) {
-      return Build(RandomSource(options_.seed, shape_.initializer_range, &meter_));
+    try {
+      ASSIGN_OR_RETURN(model_, weights_->Read(ops_));
+      return absl::OkStatus();
+    } catch (const Fp8Failure& failure) {
+      RETURN_IF_ERROR(PlanWithoutFp8(failure.what()));
     }
-    return Build(SafetensorsSource(*files_, architecture_->base_prefix, &meter_));
+    ASSIGN_OR_RETURN(model_, weights_->Read(ops_));
+    return absl::OkStatus();
   }
 
-  template <typename Source>
-  absl::Status Build(Source source) {
-    model_ = architecture_->make(config_, Weights(&source, target_), ops_);
-    loaded_.report.peak_bytes = WeightBytes() + source.extra_bytes();
-    return source.status();
+  absl::Status PlanWithoutFp8(const std::string& why) {
+    const int64_t fp8_bytes = weights_->bytes();
+    RETURN_IF_ERROR(weights_->GiveUpFp8(why, ops_));
+    const absl::Status status = PlanEngine();
+    if (!absl::IsResourceExhausted(status)) return status;
+    return absl::ResourceExhaustedError(
+        fmt::format("fp8_config failed ({}), and unquantised the weights take {} bytes instead of {}: {}", why,
+                    weights_->bytes(), fp8_bytes, std::string(status.message())));
   }
 
   absl::Status MakeEngine() {
@@ -248,13 +218,14 @@ class Loading {
   void Report() {
     LoadReport& report = loaded_.report;
     report.info = Info();
-    for (const Fallbacks* step :
-         {&device_fallbacks_, &attention_fallbacks_, &fused_fallbacks_, &sdpa_fallbacks_, &fp8_fallbacks_}) {
+    for (const Fallbacks* step : std::initializer_list<const Fallbacks*>{
+             &device_fallbacks_, &attention_fallbacks_, &fused_fallbacks_, &sdpa_fallbacks_, &weights_->fallbacks()}) {
       report.attempts.insert(report.attempts.end(), step->attempts().begin(), step->attempts().end());
     }
-    report.weight_bytes = WeightBytes();
+    weights_->Report(report);
     report.kv_bytes = planned_.kv_bytes;
-    if (!target_.device().is_cpu()) report.peak_bytes = PeakBytes(target_.device());  // libtorch counts there
+    report.peak_bytes = target_.device().is_cpu() ? weights_->bytes() + weights_->borrowed_bytes()
+                                                  : PeakBytes(target_.device());  // libtorch counts there
     report.phase_seconds = meter_.Finish();
     report.automodeld_version = Version();
   }
@@ -269,7 +240,7 @@ class Loading {
         .model_type = architecture_->model_type,
         .dtype = DtypeName(at::typeMetaToScalarType(target_.dtype())),
         .device = target_.device().str(),
-        .num_parameters = wanted_->num_parameters(),
+        .num_parameters = weights_->num_parameters(),
         .max_model_len = planned_.limits.max_model_len,
         .vocab_size = static_cast<int>(shape_.vocab_size),
         .hidden_size = static_cast<int>(shape_.hidden_size),
@@ -281,10 +252,9 @@ class Loading {
 
   const Safetensors* Files() const { return files_.has_value() ? &*files_ : nullptr; }
 
-  int64_t WeightBytes() const { return wanted_->num_parameters() * static_cast<int64_t>(target_.dtype().itemsize()); }
-
   const std::string folder_;
   const LoadOptions& options_;
+  const LoadContext& context_;
   LoadMeter meter_;
   LoadedModel loaded_;
   Config config_;
@@ -292,8 +262,10 @@ class Loading {
   ModelShape shape_;
   std::future<TokenizerResult> tokenizer_;
   std::optional<Safetensors> files_;
-  std::optional<PlanningSource> wanted_;
-  at::TensorOptions target_;  // of the weights
+  std::string dialect_;  // of a quantised checkpoint
+  std::optional<ModelWeights> weights_;
+  int64_t available_bytes_ = 0;  // on the device, before the load
+  at::TensorOptions target_;     // of the weights
   Ops ops_;
   std::unique_ptr<AttentionBackend> attention_;
   std::unique_ptr<Model> model_;
@@ -302,7 +274,6 @@ class Loading {
   Fallbacks attention_fallbacks_{options_.allow_fallback};
   Fallbacks fused_fallbacks_{options_.allow_fallback};
   Fallbacks sdpa_fallbacks_{options_.allow_fallback};
-  Fallbacks fp8_fallbacks_{options_.allow_fallback};
 };
 
 absl::StatusOr<LoadedModel> LoadFrom(const std::string& folder, absl::StatusOr<Config> config,

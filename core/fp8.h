@@ -1,13 +1,19 @@
-// Conversion of linear weights to FP8: which linears there are, and what becomes of each.
+// Which linear weights of a model are kept in FP8, planned before a tensor is read.
 //
-//   report.fp8 = ReportUnconverted(config, linears, "why not");
+//   Fp8Plan plan(options.fp8_config, why_not);               // why_not: empty where FP8 can be multiplied
+//   plan.Add(group, {StoredWeight::kPlain, ...});            // every group of linears, while the model is planned
+//   plan.IsFp8("model.layers.0.self_attn.q_proj");           // while it is loaded
+//   report.fp8 = plan.report();
 //
-// Follows nemo_automodel's `apply_fp8_to_model` and `verify_fp8_conversion`. Torch-free.
+// A group is what the model keeps as one matrix (q, k, v; gate, up); what skips one member skips them all. Weights that
+// the checkpoint has in FP8 stay so without being asked for. Follows nemo_automodel's `apply_fp8_to_model` and
+// `verify_fp8_conversion`. Torch-free.
 #ifndef CORE_FP8_H_
 #define CORE_FP8_H_
 
-#include <absl/status/status.h>
-
+#include <cstdint>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -15,14 +21,43 @@
 
 namespace automodeld {
 
-// Whether a tensor is a linear's weight that `config` counts: a matrix `*.weight` that is no embedding table, and
-// lm_head only with include_lm_head.
-bool IsFp8Linear(const Fp8Config& config, const std::string& name, const std::vector<int64_t>& shape);
+struct LinearGroup {
+  std::vector<std::string> fqns;  // "model.layers.0.self_attn.q_proj"
+  std::vector<int64_t> out_dims;  // of each
+  int64_t in_dim = 0;
+};
 
-// What a load that converts nothing reports of its linears, named as in the checkpoint without ".weight": each is
-// skipped, with the reason that would hold in any case (a filter, the dimensions) or else `why_not`.
-Fp8Report ReportUnconverted(const Fp8Config& config, const std::vector<Fp8Report::Module>& linears,
-                            const std::string& why_not);
+// How a checkpoint has a weight. kFp8Blocks: with a scale per block of 128 x 128.
+enum class StoredWeight { kPlain, kFp8, kFp8Blocks };
+
+class Fp8Plan {
+ public:
+  Fp8Plan() = default;  // converts nothing
+  Fp8Plan(std::optional<Fp8Config> config, std::string why_not)
+      : config_(std::move(config)), why_not_(std::move(why_not)) {}
+
+  // Decides for a group; `stored`: each member's.
+  void Add(const LinearGroup& group, const std::vector<StoredWeight>& stored);
+
+  bool IsFp8(const std::string& fqn) const { return fp8_.contains(fqn); }  // of any member
+  bool converts() const { return !fp8_.empty(); }
+  bool emulate() const { return config_.has_value() && config_->emulate; }
+  bool per_row() const { return config_.has_value() && config_->recipe_name.starts_with("rowwise"); }
+
+  // Every linear, by Hugging Face's name: converted, or skipped with the reason.
+  const Fp8Report& report() const { return report_; }
+  // What the report has to say in words, such as that a filter held for a whole group.
+  std::vector<std::string> Notes() const;
+
+ private:
+  std::string ReasonToSkip(const LinearGroup& group, size_t member, StoredWeight stored) const;
+
+  std::optional<Fp8Config> config_;
+  std::string why_not_ = "not asked for";
+  std::set<std::string> fp8_;
+  Fp8Report report_;
+  bool group_skipped_ = false;
+};
 
 }  // namespace automodeld
 

@@ -56,7 +56,7 @@ std::optional<at::ScalarType> ParseDtype(const std::string& text) {
 at::ScalarType StoredDtype(const Safetensors* files) {
   const StoredTensor* first = files == nullptr ? nullptr : files->FirstFloating();
   const std::string_view type = first == nullptr ? "F32" : first->type->name;
-  if (type == "BF16") return at::kBFloat16;
+  if (type == "BF16" || type.starts_with("F8")) return at::kBFloat16;  // what is quantised to 8 bits had 16
   return type == "F16" ? at::kHalf : at::kFloat;
 }
 
@@ -107,21 +107,6 @@ absl::Status CheckFieldsBuilt(const LoadOptions& options, at::ScalarType dtype) 
   if (!options.op_overrides.empty()) return NotYet("op_overrides");
   if (options.engine.enable_prefix_caching.value_or(false)) return NotYet("engine.enable_prefix_caching");
   return CheckKvDtype(options.engine.kv_cache_dtype, dtype);
-}
-
-absl::Status CheckNotQuantised(const Config& config, const Safetensors* files) {
-  ConfigReader read(config);
-  if (read.Has("quantization_config")) {
-    const std::string method = ConfigReader(read, "quantization_config").String("quant_method", "quantised");
-    return NotYet(fmt::format("{}: quantization_config: {} checkpoints", config.name(), Shortened(method)));
-  }
-  if (files == nullptr) return absl::OkStatus();
-  for (const auto& [name, tensor] : files->tensors()) {
-    if (std::string_view(tensor.type->name).starts_with("F8")) {
-      return NotYet(fmt::format("{}: {} weights", Shortened(name), tensor.type->name));
-    }
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace automodeld

@@ -33,9 +33,6 @@ std::string DtypeName(at::ScalarType dtype);
 // UNIMPLEMENTED, naming the field, for what is present and comes later; INVALID_ARGUMENT for values never to come.
 absl::Status CheckFieldsBuilt(const LoadOptions& options, at::ScalarType dtype);
 
-// UNIMPLEMENTED: weights in a quantised form.
-absl::Status CheckNotQuantised(const Config& config, const Safetensors* files);
-
 }  // namespace automodeld
 
 #endif  // CORE_PLAN_TORCH_H_

@@ -1,5 +1,6 @@
 #include <absl/strings/str_join.h>
 
+#include <string_view>
 #include <utility>
 
 #include "core/listing.h"
@@ -12,6 +13,12 @@ namespace {
 
 std::string ShapeText(at::IntArrayRef shape) { return "[" + absl::StrJoin(shape, ", ") + "]"; }
 
+// Numbers of 8 bits mean something only times a scale, so that they are read as they are or not at all.
+bool IsReadable(const StoredTensor& stored, at::ScalarType dtype) {
+  const std::string_view type = stored.type->name;
+  return type.starts_with("F8") ? type == "F8_E4M3" && dtype == at::kFloat8_e4m3fn : stored.type->floating;
+}
+
 void AddList(const char* what, const std::vector<std::string>& names, std::vector<std::string>& parts) {
   if (!names.empty()) parts.push_back(fmt::format("{} {}: {}", names.size(), what, Listed(names)));
 }
@@ -23,14 +30,19 @@ const StoredTensor* FindStored(const Safetensors& files, const std::string& base
   return name.starts_with(base_prefix) ? files.Find(name.substr(base_prefix.size())) : files.Find(base_prefix + name);
 }
 
-bool PlanningSource::Has(const std::string& name) const {
-  return files_ != nullptr && FindStored(*files_, base_prefix_, name) != nullptr;
+std::optional<StoredForm> AsStored(const StoredTensor* stored) {
+  if (stored == nullptr) return std::nullopt;
+  return StoredForm{.shape = stored->shape, .fp8 = std::string_view(stored->type->name) == "F8_E4M3"};
 }
 
-bool PlanningSource::Expect(const std::string& name, at::IntArrayRef shape) {
+std::optional<StoredForm> PlanningSource::Find(const std::string& name) const {
+  return files_ == nullptr ? std::nullopt : AsStored(FindStored(*files_, base_prefix_, name));
+}
+
+bool PlanningSource::Expect(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype) {
   if (!names_.insert(name).second) return true;
   wanted_.push_back({name, shape.vec(), c10::multiply_integers(shape)});
-  num_parameters_ += wanted_.back().numel;
+  if (!name.ends_with("_scale") && !name.ends_with("_scale_inv")) num_parameters_ += wanted_.back().numel;
   if (files_ == nullptr) return true;
   const StoredTensor* stored = FindStored(*files_, base_prefix_, name);
   if (stored == nullptr) {
@@ -41,7 +53,7 @@ bool PlanningSource::Expect(const std::string& name, at::IntArrayRef shape) {
   stored_bytes_ += static_cast<int64_t>(stored->bytes);
   if (stored->shape != shape.vec()) {
     misshapen_.push_back(fmt::format("{}: shape {}, expected {}", name, ShapeText(stored->shape), ShapeText(shape)));
-  } else if (!stored->type->floating) {
+  } else if (!IsReadable(*stored, dtype)) {
     misshapen_.push_back(fmt::format("{}: type {}, expected a float", name, stored->type->name));
   }
   return true;

@@ -18,6 +18,7 @@ at::ScalarType ScalarTypeOf(const StoredTensor& stored) {
   if (name == "F32") return at::kFloat;
   if (name == "F16") return at::kHalf;
   if (name == "BF16") return at::kBFloat16;
+  if (name == "F8_E4M3") return at::kFloat8_e4m3fn;
   return at::ScalarType::Undefined;
 }
 
@@ -27,7 +28,11 @@ std::span<std::byte> Bytes(const at::Tensor& tensor) {
 
 }  // namespace
 
-bool SafetensorsSource::Expect(const std::string& name, at::IntArrayRef shape) {
+std::optional<StoredForm> SafetensorsSource::Find(const std::string& name) const {
+  return AsStored(FindStored(files_, base_prefix_, name));
+}
+
+bool SafetensorsSource::Expect(const std::string& name, at::IntArrayRef shape, at::ScalarType) {
   const StoredTensor* stored = FindStored(files_, base_prefix_, name);
   if (stored != nullptr && stored->shape == shape.vec()) return true;
   Fail(fmt::format("{}: {}", Shortened(name), stored == nullptr ? "missing" : "misshapen"));

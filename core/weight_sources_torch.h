@@ -14,6 +14,7 @@
 #include <ATen/ATen.h>
 #include <absl/status/status.h>
 
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -23,6 +24,9 @@
 #include "core/safetensors.h"
 
 namespace automodeld {
+
+// How a stored tensor looks to a model; nothing for null.
+std::optional<StoredForm> AsStored(const StoredTensor* stored);
 
 // The tensor a model calls `name`: stored under that name, without `base_prefix`, or with it. Null: none.
 const StoredTensor* FindStored(const Safetensors& files, const std::string& base_prefix, const std::string& name);
@@ -40,9 +44,9 @@ class PlanningSource final : public WeightSource {
   PlanningSource(const Safetensors* files, std::string base_prefix)
       : files_(files), base_prefix_(std::move(base_prefix)) {}
 
-  bool Has(const std::string& name) const override;
+  std::optional<StoredForm> Find(const std::string& name) const override;
   void Read(const std::string&, at::Tensor) override {}
-  bool Expect(const std::string& name, at::IntArrayRef shape) override;
+  bool Expect(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype) override;
   void Fail(const std::string& error) override { failures_.push_back(error); }
 
   const std::vector<Wanted>& wanted() const { return wanted_; }  // each name once
@@ -70,9 +74,9 @@ class SafetensorsSource final : public WeightSource {
   SafetensorsSource(const Safetensors& files, std::string base_prefix, LoadMeter* meter)
       : files_(files), base_prefix_(std::move(base_prefix)), meter_(meter) {}
 
-  bool Has(const std::string& name) const override { return FindStored(files_, base_prefix_, name) != nullptr; }
+  std::optional<StoredForm> Find(const std::string& name) const override;
   void Read(const std::string& name, at::Tensor out) override;
-  bool Expect(const std::string& name, at::IntArrayRef shape) override;
+  bool Expect(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype) override;
   void Fail(const std::string& error) override;
 
   // The first error; once there is one, or the load is cancelled, nothing more is read.
@@ -98,9 +102,9 @@ class RandomSource final : public WeightSource {
  public:
   RandomSource(uint64_t seed, double range, LoadMeter* meter) : seed_(seed), range_(range), meter_(meter) {}
 
-  bool Has(const std::string&) const override { return false; }  // optional tensors are left out
+  std::optional<StoredForm> Find(const std::string&) const override { return std::nullopt; }
   void Read(const std::string& name, at::Tensor out) override;
-  bool Expect(const std::string&, at::IntArrayRef) override { return true; }
+  bool Expect(const std::string&, at::IntArrayRef, at::ScalarType) override { return true; }
   void Fail(const std::string& error) override;
 
   const absl::Status& status() const { return status_; }

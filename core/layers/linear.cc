@@ -17,15 +17,14 @@ std::vector<std::string> WithSuffix(const std::vector<std::string>& members, con
 
 }  // namespace
 
-Linear::Linear(const Weights& w, const LinearShape& shape)
-    : weight_(PackWeight(w.Get("weight", {shape.out, shape.in}))) {
+Linear::Linear(const Weights& w, const LinearShape& shape) : weight_(w.Matrix({""}, {shape.out}, shape.in)) {
   if (shape.bias) bias_ = w.Get("bias", {shape.out});
 }
 
 Linear::Linear(const Weights& w, const std::vector<std::string>& members, const std::vector<int64_t>& out_dims,
                int64_t in_dim, bool bias)
-    : weight_(PackWeight(w.Fused(WithSuffix(members, ".weight"), out_dims, in_dim))) {
-  if (bias) bias_ = w.Fused(WithSuffix(members, ".bias"), out_dims, 0);
+    : weight_(w.Matrix(members, out_dims, in_dim)) {
+  if (bias) bias_ = w.Fused(WithSuffix(members, ".bias"), out_dims);
 }
 
 at::Tensor Linear::operator()(const at::Tensor& x, const std::string& activation) const {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/checkpoint.h"
+#include "kernels/linear.h"
 
 namespace automodeld {
 
@@ -27,14 +28,14 @@ class Linear {
   // Several linears of one input as one: member i owns rows [sum of out_dims before i, ...) of the result.
   Linear(const Weights& w, const std::vector<std::string>& members, const std::vector<int64_t>& out_dims,
          int64_t in_dim, bool bias);
-  // A weight that already exists, such as a tied embedding.
-  explicit Linear(at::Tensor weight) : weight_(std::move(weight)) {}
+  // One whose weight is an embedding.
+  Linear(const Weights& w, const at::Tensor& tied) : weight_(w.Tied(tied)) {}
 
   // [tokens, in] -> [tokens, out]; `activation` as RunLinear.
   at::Tensor operator()(const at::Tensor& x, const std::string& activation = "") const;
 
  private:
-  at::Tensor weight_;               // [out, in], or what PackWeight made of it
+  LinearWeight weight_;             // [out, in]
   std::optional<at::Tensor> bias_;  // [out]
 };
 

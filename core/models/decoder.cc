@@ -171,7 +171,7 @@ class Decoder final : public Model {
       : ops_(ops),
         embed_tokens_((root / "model").Get("embed_tokens.weight", {c.shape.vocab_size, c.shape.hidden_size})),
         norm_(root / "model" / "norm", c.shape.hidden_size, c.eps, ops_),
-        lm_head_(c.tied ? Linear(embed_tokens_)
+        lm_head_(c.tied ? Linear(root / "lm_head", embed_tokens_)
                         : Linear(root / "lm_head", {.out = c.shape.vocab_size, .in = c.shape.hidden_size})) {
     const at::Tensor cos_sin = RopeTable(c.rope, root.options().device());
     for (int64_t i = 0; i < c.shape.num_layers; ++i) {

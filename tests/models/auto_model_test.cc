@@ -318,21 +318,6 @@ TEST(AutoModel, MissingFilesAreNamed) {
   EXPECT_EQ(Load(PlainOptions(folder.path() + "/gone")).status().code(), absl::StatusCode::kNotFound);
 }
 
-TEST(AutoModel, QuantisedCheckpointsAreRefusedByName) {
-  const CheckpointFolder folder;
-  WriteTiny(folder);
-  LoadOptions options = PlainOptions(folder.path());
-  options.config_overrides = R"({"quantization_config": {"quant_method": "gptq"}})";
-  EXPECT_EQ(Load(options).status().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(MessageOf(Load(options).status()), HasSubstr("gptq"));
-  std::vector<TestTensor> tensors = TinyTensors();
-  tensors[2] = {"lm_head.weight", "F8_E4M3", {24, 16}, std::string(24 * 16, '\0')};
-  folder.WriteTensors("model.safetensors", tensors);
-  const absl::Status status = Load(PlainOptions(folder.path())).status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
-  EXPECT_EQ(MessageOf(status), "lm_head.weight: F8_E4M3 weights: not supported yet");
-}
-
 LoadOptions FromSeed(uint64_t seed, const std::string& dtype) {
   LoadOptions options = PlainOptions();
   options.config_json = kTinyConfig;

@@ -185,28 +185,9 @@ TEST_F(LoadOption, FusedKernelsReplaceTheOpsThatTheArchitectureCalls) {
   EXPECT_EQ(report.patches[0].to, "cpu");
 }
 
-TEST_F(LoadOption, Fp8IsAReportedFallbackUntilItIsBuilt) {
-  options_.fp8_config = Fp8Config{.recipe_name = "rowwise", .filter_fqns = {"layers.1.q"}};
-  const LoadReport report = Report();
-  ASSERT_EQ(report.attempts.size(), 1U);
-  EXPECT_EQ(report.attempts[0].what, "fp8_config");
-  EXPECT_EQ(report.attempts[0].fallback, "unquantised");
-  ASSERT_TRUE(report.fp8.has_value());
-  EXPECT_FALSE(report.fp8->success);
-  EXPECT_EQ(report.fp8->converted, 0);
-  EXPECT_EQ(report.fp8->total, 4);  // q and k of two layers
-  ASSERT_EQ(report.fp8->skipped.size(), 4U);
-  EXPECT_EQ(report.fp8->skipped[0].fqn, "model.layers.0.q");
-  EXPECT_EQ(report.fp8->skipped[0].reason, "FP8 conversion is not built yet");
-  EXPECT_EQ(report.fp8->skipped[1].reason, "dims not divisible by 16");
-  EXPECT_EQ(report.fp8->skipped[2].reason, "filter_fqns: layers.1.q");
-  options_.fp8_config->include_lm_head = true;
-  EXPECT_EQ(Report().fp8->total, 5);
-  options_.fp8_config->recipe_name = "blockwise";
+TEST_F(LoadOption, Fp8RecipesAreChecked) {
+  options_.fp8_config = Fp8Config{.recipe_name = "blockwise"};
   ExpectRefused(absl::StatusCode::kInvalidArgument, "fp8_config.recipe_name: \"blockwise\" is not one of");
-  options_.fp8_config->recipe_name = "tensorwise";
-  options_.allow_fallback = false;
-  ExpectRefused(absl::StatusCode::kFailedPrecondition, "fp8_config: FP8 conversion is not built yet");
 }
 
 TEST_F(LoadOption, WhatIsNotBuiltIsRefusedByName) {

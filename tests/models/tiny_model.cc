@@ -32,10 +32,11 @@ class Tiny final : public Model {
     for (int64_t i = 0; i < shape.num_layers; ++i) {
       const std::string name = "layers." + std::to_string(i);
       const Weights layer = w / "model" / "layers" / std::to_string(i);
-      Keep(name + ".qk.weight", layer.Fused({"q.weight", "k.weight"}, {hidden, hidden / 2}, hidden));
-      Keep(name + ".qk.bias", layer.Fused({"q.bias", "k.bias"}, {hidden, hidden / 2}, 0));
+      Keep(name + ".qk", layer.Matrix({"q", "k"}, {hidden, hidden / 2}, hidden));
+      Keep(name + ".qk.bias", layer.Fused({"q.bias", "k.bias"}, {hidden, hidden / 2}));
     }
-    if (!tied) Keep("lm_head.weight", w.Get("lm_head.weight", {shape.vocab_size, hidden}));
+    const at::Tensor& embedding = tensors_["model.embed_tokens.weight"];
+    Keep("lm_head", tied ? (w / "lm_head").Tied(embedding) : (w / "lm_head").Matrix({""}, {shape.vocab_size}, hidden));
     if (w.options().device().is_meta()) return;
     LastTiny() = std::move(tensors_);
   }
@@ -45,6 +46,17 @@ class Tiny final : public Model {
 
  private:
   void Keep(const std::string& name, at::Tensor tensor) { tensors_[name] = std::move(tensor); }
+
+  // A linear: its weight, and its scale where it is in FP8.
+  void Keep(const std::string& name, const LinearWeight& weight) {
+    if (const auto* fp8 = std::get_if<Fp8Weight>(&weight)) {
+      tensors_[name + ".weight"] = fp8->values;
+      tensors_[name + ".scale"] = fp8->scale;
+    } else {
+      const at::Tensor& plain = std::get<at::Tensor>(weight);  // in panels [out / 32, in, 32] where it is packed
+      tensors_[name + ".weight"] = plain.dim() == 2 ? plain : plain.transpose(1, 2).reshape({-1, plain.size(1)});
+    }
+  }
 
   std::map<std::string, at::Tensor> tensors_;
 };
