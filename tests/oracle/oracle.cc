@@ -3,7 +3,8 @@
 //
 //   oracle < job.json > result.json
 //   job:    {"load": {"path" or "config_json", "torch_dtype", "attn_implementation", "use_liger_kernel", "device",
-//                     "auto_class": "AUTO" or "EMBEDDING", "allow_unread_tensors", "check_only", "engine": {...}},
+//                     "auto_class": "AUTO" or "EMBEDDING", "allow_unread_tensors", "check_only", "engine": {...},
+//                     "fp8_config": {...}},
 //            "requests": [{"ids": [...], "max_tokens", "temperature", "seed", ..., "logit_bias": [[id, bias], ...],
 //                          "logprobs"} | {"ids", "embed": true, "pooling"}],   no pooling: the checkpoint's own
 //            "together": true}          false: one after the other
@@ -71,6 +72,13 @@ class CollectingSink final : public Sink {
   json answer_ = json::object();
 };
 
+Fp8Config ReadFp8(const json& job) {
+  return {.recipe_name = job.value("recipe_name", ""),
+          .filter_fqns = job.value("filter_fqns", std::vector<std::string>{}),
+          .emulate = job.value("emulate", false),
+          .include_lm_head = job.value("include_lm_head", false)};
+}
+
 LoadOptions ReadLoad(const json& job) {
   LoadOptions options;
   options.model = "oracle";
@@ -85,6 +93,7 @@ LoadOptions ReadLoad(const json& job) {
   if (job.value("auto_class", "AUTO") == "EMBEDDING") options.auto_class = AutoClass::kEmbedding;
   options.allow_unread_tensors = job.value("allow_unread_tensors", false);
   options.check_only = job.value("check_only", false);
+  if (job.contains("fp8_config")) options.fp8_config = ReadFp8(job["fp8_config"]);
   const json engine = job.value("engine", json::object());
   options.engine.max_num_batched_tokens = engine.value("max_num_batched_tokens", 0);
   options.engine.max_num_seqs = engine.value("max_num_seqs", 0);
@@ -157,11 +166,23 @@ json Answer(Engine& engine, const EmbeddingDefaults& checkpoint, const json& job
   return answers;
 }
 
+json Shown(const Fp8Report& report) {
+  json skipped = json::array();
+  for (const auto& [fqn, reason] : report.skipped) skipped.push_back({{"fqn", fqn}, {"reason", reason}});
+  return {{"converted", report.converted}, {"total", report.total}, {"success", report.success}, {"skipped", skipped}};
+}
+
 json Shown(const LoadReport& report) {
+  json attempts = json::array();
+  for (const auto& [what, error, fallback] : report.attempts) {
+    attempts.push_back({{"what", what}, {"error", error}, {"fallback", fallback}});
+  }
   return {{"attention_backend", report.attention_backend},
+          {"attempts", attempts},
           {"dtype", report.info.dtype},
-          {"num_parameters", report.info.num_parameters},
+          {"fp8", report.fp8.has_value() ? Shown(*report.fp8) : json()},
           {"max_model_len", report.info.max_model_len},
+          {"num_parameters", report.info.num_parameters},
           {"unread_tensors", report.unread_tensors}};
 }
 
