@@ -39,20 +39,33 @@ at::Tensor BlockScales(const Fp8Weight& weight) {
   return padded.copy_(blocks).t();
 }
 
-// The device's own GEMM, its sums unscaled but for a block's scale.
-at::Tensor GemmProduct(const at::Tensor& x, const Fp8Weight& weight, at::ScalarType sums) {
-  const bool blocks = weight.scale.size(1) > 1;
-  const at::Tensor x_scale = blocks ? Ones({weight.scale.size(1), x.size(0)}, x.device()).t() : Ones({}, x.device());
-  const at::Tensor w_scale = blocks ? BlockScales(weight) : Ones({}, x.device());
-  const at::Tensor y = at::_scaled_mm(x, weight.values.t(), x_scale, w_scale, /*bias=*/{}, /*scale_result=*/{}, sums,
-                                      /*use_fast_accum=*/!blocks)
-                           .to(at::kFloat);
-  return blocks ? y : y.mul_(weight.scale.view({1, -1}));
+// The device's own GEMM over scales of 128 x 128 blocks. It wants the rows in fours.
+at::Tensor BlockGemm(const at::Tensor& x, const Fp8Weight& weight) {
+  const int64_t rows = x.size(0), padded = (rows + 3) / 4 * 4;
+  at::Tensor four = x;
+  if (padded != rows) {
+    four = at::empty({padded, x.size(1)}, x.options());
+    four.narrow(0, 0, rows).copy_(x);
+    four.narrow(0, rows, padded - rows).zero_();
+  }
+  const at::Tensor x_scale = Ones({weight.scale.size(1), padded}, x.device()).t();
+  const at::Tensor y = at::_scaled_mm(four, weight.values.t(), x_scale, BlockScales(weight), /*bias=*/{},
+                                      /*scale_result=*/{}, at::kBFloat16);
+  return y.narrow(0, 0, rows).to(at::kFloat);
+}
+
+// The same over a scale per row, which follows the GEMM.
+at::Tensor RowGemm(const at::Tensor& x, const Fp8Weight& weight, at::ScalarType sums) {
+  const at::Tensor one = Ones({}, x.device());
+  const at::Tensor y = at::_scaled_mm(x, weight.values.t(), one, one, /*bias=*/{}, /*scale_result=*/{}, sums,
+                                      /*use_fast_accum=*/true);
+  return y.to(at::kFloat).mul_(weight.scale.view({1, -1}));
 }
 
 at::Tensor Product(const at::Tensor& x, const Fp8Weight& weight, at::ScalarType dtype) {
   if (weight.emulate) return x.is_cpu() ? CpuFp8Product(x, weight) : ExactFp8Product(x, weight);
-  return GemmProduct(x, weight, dtype == at::kBFloat16 || weight.scale.size(1) > 1 ? at::kBFloat16 : at::kFloat);
+  if (weight.scale.size(1) > 1) return BlockGemm(x, weight);
+  return RowGemm(x, weight, dtype == at::kBFloat16 ? at::kBFloat16 : at::kFloat);
 }
 
 }  // namespace
@@ -71,7 +84,7 @@ void QuantizeWeight(const at::Tensor& weight, Fp8Scaling scaling, Fp8Weight to) 
     to.scale.narrow(0, first, rows).copy_(Largest(weight.narrow(0, first, rows)));
   });
   if (scaling == Fp8Scaling::kTensor) to.scale.copy_(to.scale.amax().expand_as(to.scale));
-  to.scale.div_(eager::kMaxE4m3).clamp_min_(eager::kMinScale);
+  to.scale.copy_(eager::ScaleOfLargest(to.scale));
   ForChunks(weight.size(0), weight.size(1), [&](int64_t first, int64_t rows) {
     const at::Tensor scaled = weight.narrow(0, first, rows).to(at::kFloat) / to.scale.narrow(0, first, rows);
     to.values.narrow(0, first, rows).copy_(scaled.clamp(-eager::kMaxE4m3, eager::kMaxE4m3));

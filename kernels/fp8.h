@@ -44,7 +44,7 @@ std::string WhyNoFp8Gemm(at::Device device);
 // y = x W^T + bias. The rows of x are quantised as QuantizeRows does; the sum of products, each weighed by its block's
 // scale, is multiplied by the row's scale in float32, and the bias added there.
 //   emulated  the sum of products is exact, and thus the same number on every device
-//   else      the device's FP8 GEMM: sums in bfloat16 for a bfloat16 x, else in float32
+//   else      the device's FP8 GEMM: sums in bfloat16 for a bfloat16 x or scales of blocks, else in float32
 // x: [tokens, in] float32, bfloat16 or float16; bias: [out].
 at::Tensor Fp8Linear(const at::Tensor& x, const Fp8Weight& weight, const std::optional<at::Tensor>& bias);
 

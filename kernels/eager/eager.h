@@ -33,10 +33,12 @@ at::Tensor Sample(const at::Tensor& logits, const at::Tensor& temperature, const
 at::Tensor NormalizeRms(const at::Tensor& x, const at::Tensor& weight, double eps);
 
 inline constexpr double kMaxE4m3 = 448.0;
-inline constexpr double kMinScale = 1e-12;  // a row of zeros would divide by zero
+
+// The scales at which `largest` becomes 448, e4m3's largest value; never 0.
+at::Tensor ScaleOfLargest(const at::Tensor& largest);
 
 // y [rows, n] -> (float8_e4m3fn [rows, n], float32 scale [rows, 1]) with y ~ quantised * scale: the largest value of a
-// row becomes 448, e4m3's largest. Without `quantize` gives y back and an undefined scale.
+// row becomes 448. Without `quantize` gives y back and an undefined scale.
 std::tuple<at::Tensor, at::Tensor> QuantizeRows(const at::Tensor& y, bool quantize);
 
 }  // namespace automodeld::eager

@@ -11,9 +11,25 @@ from checkpoints import save_decoder
 from fp8 import DIALECTS, Fp8Linear, quantize, replaced, save_quantized, spread
 from reference import Reference, centred, edit_config, prompts
 
-WIDE = dict(hidden_size=256, intermediate_size=320, num_attention_heads=4, num_key_value_heads=2, head_dim=48,
+WIDE = dict(hidden_size=256, intermediate_size=384, num_attention_heads=4, num_key_value_heads=2, head_dim=64,
             max_window_layers=1)
+RAGGED = {**WIDE, "intermediate_size": 320, "head_dim": 48}  # no whole number of blocks of 128
 EMULATE = {"emulate": True}
+
+
+@pytest.fixture(params=["emulated", "gemm"])
+def way(request, run_oracle):
+    """How FP8 is multiplied: (fields of fp8_config, the median error that is allowed). Hopper's sums keep 13 digits,
+    so that more activations are rounded to the other side."""
+    if request.param == "emulated":
+        return EMULATE, 1e-4
+    if run_oracle.device == "cpu":
+        pytest.skip("the CPU has no FP8 GEMM")
+    return {}, 0.1
+
+
+def of_fp8(report):
+    return [a for a in report["attempts"] if a["what"].startswith(("fp8_config", "quantization_config"))]
 
 
 def median_error(run_oracle, load, model):
@@ -27,32 +43,33 @@ def median_error(run_oracle, load, model):
             expected = centred(model(torch.tensor([prompt])).logits[0, -1].double())
         got = torch.tensor([answer["logprobs"][0][str(i)] for i in range(vocab)], dtype=torch.double)
         errors.append(((centred(got) - expected).norm() / expected.norm()).item())
-    assert max(errors) < 0.5
     return torch.tensor(errors).median().item(), result["report"]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("recipe", ["tensorwise", "rowwise"])
-def test_emulation_equals_pytorch(run_oracle, tmp_path, architecture, recipe):
+def test_fp8_equals_pytorch(run_oracle, tmp_path, architecture, recipe, way):
     model = save_decoder(architecture, "tied", tmp_path)
     dim = -1 if recipe == "rowwise" else None
     expected = replaced(model, lambda l: Fp8Linear(*quantize(l.weight, dim), l.bias))
-    load = {"path": str(tmp_path), "fp8_config": {"recipe_name": recipe, **EMULATE}}
+    fields, allowed = way
+    load = {"path": str(tmp_path), "fp8_config": {"recipe_name": recipe, **fields}}
     error, report = median_error(run_oracle, load, expected)
     assert report["fp8"]["converted"] == 2 * 7 and report["fp8"]["success"]
-    assert error < 1e-4
+    assert error < allowed
     other = replaced(model, lambda l: Fp8Linear(*quantize(l.weight, None if dim else -1), l.bias))
-    assert median_error(run_oracle, load, other)[0] > 1e-3  # else the test would not tell recipes apart
+    assert median_error(run_oracle, load, other)[0] > error  # else the test would not tell recipes apart
 
 
-def test_a_tied_head_gets_its_own_copy(run_oracle, tmp_path):
+def test_a_tied_head_gets_its_own_copy(run_oracle, tmp_path, way):
     model = save_decoder("llama", "tied", tmp_path, vocab_size=272)
     expected = replaced(model, lambda l: Fp8Linear(*quantize(l.weight), l.bias))
     expected.lm_head = Fp8Linear(*quantize(model.lm_head.weight), None)
-    load = {"path": str(tmp_path), "fp8_config": {"include_lm_head": True, **EMULATE}}
+    fields, allowed = way
+    load = {"path": str(tmp_path), "fp8_config": {"include_lm_head": True, **fields}}
     error, report = median_error(run_oracle, load, expected)
     assert report["fp8"]["converted"] == 2 * 7 + 1
-    assert error < 1e-4
+    assert error < allowed
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -60,7 +77,7 @@ def test_a_tied_head_gets_its_own_copy(run_oracle, tmp_path):
 def test_quantised_checkpoints_are_dequantised_where_there_is_no_gemm(run_oracle, tmp_path, dialect, architecture):
     if run_oracle.device == "cuda":
         pytest.skip("a GPU keeps them in FP8: the next test")
-    model = save_decoder(architecture, "tied", tmp_path, **WIDE)
+    model = save_decoder(architecture, "tied", tmp_path, **RAGGED)
     linears = save_quantized(model, tmp_path, dialect)
     for name, (values, scale) in linears.items():
         model.get_submodule(name).weight.data = values.float() * spread(scale.float(), values.shape)
@@ -69,26 +86,36 @@ def test_quantised_checkpoints_are_dequantised_where_there_is_no_gemm(run_oracle
     reference.check(result["answers"])
     report = result["report"]
     method = dialect if dialect in ("modelopt", "fbgemm_fp8") else dialect.rsplit("-", 1)[0]
-    assert [a["what"] for a in report["attempts"]] == [f"quantization_config={method}"]
-    assert report["attempts"][0]["fallback"] == "dequantised to float32"
+    assert [a["what"] for a in of_fp8(report)] == [f"quantization_config={method}"]
+    assert of_fp8(report)[0]["fallback"] == "dequantised to float32"
     assert report["fp8"]["converted"] == 0 and report["fp8"]["total"] == 2 * 7 + 1
     assert sum(s["reason"].startswith("dequantised: ") for s in report["fp8"]["skipped"]) == len(linears)
     assert report["num_parameters"] == sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_quantised_checkpoints_stay_in_fp8_where_it_is_emulated(run_oracle, tmp_path, dialect):
-    model = save_decoder("llama", "tied", tmp_path, **WIDE)
+def stay_in_fp8(run_oracle, tmp_path, dialect, fields, shape):
+    """The median error of a quantised checkpoint against PyTorch."""
+    model = save_decoder("llama", "tied", tmp_path, **shape)
     linears = save_quantized(model, tmp_path, dialect)
     expected = replaced(model, lambda l: Fp8Linear(*quantize(l.weight), l.bias))  # what is plain in the files
     for name, (values, scale) in linears.items():
         parent, child = name.rsplit(".", 1)
         bias = model.get_submodule(name).bias
         setattr(expected.get_submodule(parent), child, Fp8Linear(values, spread(scale.float(), values.shape), bias))
-    error, report = median_error(run_oracle, {"path": str(tmp_path), "fp8_config": EMULATE}, expected)
-    assert report["attempts"] == []
+    error, report = median_error(run_oracle, {"path": str(tmp_path), "fp8_config": fields}, expected)
+    assert of_fp8(report) == []
     assert report["fp8"]["converted"] == 2 * 7
-    assert error < 1e-4
+    return error
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_quantised_checkpoints_stay_in_fp8_where_they_can(run_oracle, tmp_path, dialect, way):
+    fields, allowed = way
+    assert stay_in_fp8(run_oracle, tmp_path, dialect, fields, WIDE) < allowed
+
+
+def test_blocks_need_not_be_whole_where_they_are_emulated(run_oracle, tmp_path):
+    assert stay_in_fp8(run_oracle, tmp_path, "fp8-blocks", EMULATE, RAGGED) < 1e-4
 
 
 def test_a_filter_dequantises_what_is_stored_in_fp8(run_oracle, tmp_path):
