@@ -9,8 +9,8 @@ namespace automodeld {
 
 namespace {
 
-constexpr int64_t kDivisor = 16;  // of both dimensions, as FP8 GEMMs want
-constexpr int64_t kBlock = 128;
+constexpr int64_t kDivisor = 16;                    // of both dimensions, as FP8 GEMMs want
+constexpr int64_t kBlockOut = 128, kBlockIn = 512;  // what libtorch's GEMM over blocks divides the dimensions by
 
 }  // namespace
 
@@ -27,8 +27,8 @@ std::string Fp8Plan::ReasonToSkip(const LinearGroup& group, size_t member, Store
     return "not in FP8 in the checkpoint";
   }
   if (out % kDivisor != 0 || group.in_dim % kDivisor != 0) return "dims not divisible by 16";
-  if (stored == StoredWeight::kFp8Blocks && !emulate() && (out % kBlock != 0 || group.in_dim % kBlock != 0)) {
-    return "dims not divisible by the blocks' 128";
+  if (stored == StoredWeight::kFp8Blocks && !emulate() && (out % kBlockOut != 0 || group.in_dim % kBlockIn != 0)) {
+    return "scales of blocks, and dims not divisible by 128 x 512";
   }
   return why_not_;
 }

@@ -31,17 +31,12 @@ at::Tensor Ones(at::IntArrayRef sizes, at::Device device) {
   return at::ones(sizes, at::TensorOptions(at::kFloat).device(device));
 }
 
-// Scales of 128 x 128 blocks in the order that libtorch wants: rows apart by a multiple of 4.
-at::Tensor BlockScales(const Fp8Weight& weight) {
-  const at::Tensor blocks = weight.scale.slice(0, 0, std::nullopt, kFp8Block);
-  const int64_t stride = (blocks.size(1) + 3) / 4 * 4;
-  const at::Tensor padded = at::empty_strided(blocks.sizes(), {stride, 1}, blocks.options());
-  return padded.copy_(blocks).t();
-}
-
-// The device's own GEMM over scales of 128 x 128 blocks. It wants the rows in fours.
+// The device's own GEMM over scales of 128 x 128 blocks. It wants the rows in fours; libtorch 2.11 lays the scales out
+// rightly only where a row has a multiple of four of them.
 at::Tensor BlockGemm(const at::Tensor& x, const Fp8Weight& weight) {
   const int64_t rows = x.size(0), padded = (rows + 3) / 4 * 4;
+  TORCH_CHECK(weight.values.size(0) % kFp8Block == 0 && x.size(1) % (4 * kFp8Block) == 0, "linear: weight ",
+              weight.values.sizes(), " with scales of blocks, expected multiples of [128, 512]");
   at::Tensor four = x;
   if (padded != rows) {
     four = at::empty({padded, x.size(1)}, x.options());
@@ -49,7 +44,8 @@ at::Tensor BlockGemm(const at::Tensor& x, const Fp8Weight& weight) {
     four.narrow(0, rows, padded - rows).zero_();
   }
   const at::Tensor x_scale = Ones({weight.scale.size(1), padded}, x.device()).t();
-  const at::Tensor y = at::_scaled_mm(four, weight.values.t(), x_scale, BlockScales(weight), /*bias=*/{},
+  const at::Tensor scale = weight.scale.slice(0, 0, std::nullopt, kFp8Block).contiguous();  // one of each block's rows
+  const at::Tensor y = at::_scaled_mm(four, weight.values.t(), x_scale, scale.t(), /*bias=*/{},
                                       /*scale_result=*/{}, at::kBFloat16);
   return y.narrow(0, 0, rows).to(at::kFloat);
 }

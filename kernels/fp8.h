@@ -45,7 +45,8 @@ std::string WhyNoFp8Gemm(at::Device device);
 // scale, is multiplied by the row's scale in float32, and the bias added there.
 //   emulated  the sum of products is exact, and thus the same number on every device
 //   else      the device's FP8 GEMM: sums in bfloat16 for a bfloat16 x or scales of blocks, else in float32
-// x: [tokens, in] float32, bfloat16 or float16; bias: [out].
+// x: [tokens, in] float32, bfloat16 or float16; bias: [out]. The GEMM takes out and in in sixteens; with scales of
+// blocks, out in multiples of 128 and in of 512.
 at::Tensor Fp8Linear(const at::Tensor& x, const Fp8Weight& weight, const std::optional<at::Tensor>& bias);
 
 // The sums of products that Fp8Linear emulates, by plain ATen on any device: the definition.

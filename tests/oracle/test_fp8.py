@@ -11,9 +11,9 @@ from checkpoints import save_decoder
 from fp8 import DIALECTS, Fp8Linear, quantize, replaced, save_quantized, spread
 from reference import Reference, centred, edit_config, prompts
 
-WIDE = dict(hidden_size=256, intermediate_size=384, num_attention_heads=4, num_key_value_heads=2, head_dim=64,
+WIDE = dict(hidden_size=512, intermediate_size=1024, num_attention_heads=4, num_key_value_heads=2, head_dim=128,
             max_window_layers=1)
-RAGGED = {**WIDE, "intermediate_size": 320, "head_dim": 48}  # no whole number of blocks of 128
+RAGGED = {**WIDE, "hidden_size": 256, "intermediate_size": 320, "head_dim": 48}  # no whole number of blocks of 128
 EMULATE = {"emulate": True}
 
 
@@ -149,7 +149,7 @@ def test_other_dialects_are_refused_by_name(run_oracle, tmp_path, config, messag
 
 def test_a_scale_of_the_wrong_shape_or_none_is_refused(run_oracle, tmp_path):
     import safetensors.torch
-    model = save_decoder("llama", "tied", tmp_path, **WIDE)
+    model = save_decoder("llama", "tied", tmp_path, **RAGGED)
     save_quantized(model, tmp_path, "fbgemm_fp8")
     file = tmp_path / "model.safetensors"
     tensors = safetensors.torch.load_file(file)
