@@ -7,6 +7,7 @@
 #include <string_view>
 #include <utility>
 
+#include "core/guarded.h"
 #include "core/status.h"
 
 namespace automodeld {
@@ -55,22 +56,17 @@ void ModelRegistry::SetListener(Listener listener) {
 
 absl::StatusOr<LoadReport> ModelRegistry::Load(const LoadOptions& options, const LoadContext& context) {
   RETURN_IF_ERROR(options.check_only ? CheckNotDraining() : ReserveName(options.model));
-  absl::StatusOr<LoadReport> report = LoadAndServe(options, context);
+  absl::StatusOr<LoadReport> report = Guarded([&] { return LoadAndServe(options, context); });
   if (!report.ok() && !options.check_only) Fail(options.model, report.status());
   return report;
 }
 
-// What is thrown (no memory, no thread to be had) fails the load as any error does.
-absl::StatusOr<LoadReport> ModelRegistry::LoadAndServe(const LoadOptions& options, const LoadContext& context) try {
+absl::StatusOr<LoadReport> ModelRegistry::LoadAndServe(const LoadOptions& options, const LoadContext& context) {
   const absl::Time start = absl::Now();
   ASSIGN_OR_RETURN(LoadedModel loaded, load_(options, context));
   RETURN_IF_ERROR(CheckNotCancelled(context));
   if (options.check_only) return std::move(loaded.report);
   return Serve(options, std::move(loaded), absl::ToDoubleSeconds(absl::Now() - start));
-} catch (const std::bad_alloc&) {
-  return absl::ResourceExhaustedError("out of memory");
-} catch (const std::exception& error) {
-  return absl::InternalError(fmt::format("unexpected: {}", error.what()));
 }
 
 void ModelRegistry::Fail(const std::string& model, const absl::Status& status) {

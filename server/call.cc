@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <new>
 #include <utility>
 
 #include "server/convert.h"
@@ -46,16 +45,6 @@ void Call::Close(absl::StatusCode code) {
 absl::Status Call::CancelStatus() const {
   if (absl::Now() >= deadline_) return absl::DeadlineExceededError("the call's deadline has passed");
   return absl::CancelledError("the client cancelled the call");
-}
-
-absl::Status Guarded(const std::function<absl::Status()>& work) {
-  try {
-    return work();
-  } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("out of memory");
-  } catch (const std::exception& error) {
-    return absl::InternalError(fmt::format("unexpected: {}", error.what()));
-  }
 }
 
 }  // namespace automodeld

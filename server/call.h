@@ -78,9 +78,6 @@ class Call {
   std::shared_ptr<void> self_;
 };
 
-// `work`'s status; what it throws (out of memory, most likely) becomes RESOURCE_EXHAUSTED or INTERNAL.
-absl::Status Guarded(const std::function<absl::Status()>& work);
-
 }  // namespace automodeld
 
 #endif  // SERVER_CALL_H_

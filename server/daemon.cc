@@ -14,6 +14,7 @@
 #include <thread>
 #include <utility>
 
+#include "core/guarded.h"
 #include "core/metrics.h"
 #include "core/model_registry.h"
 #include "core/status.h"

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/guarded.h"
 #include "core/status.h"
 #include "server/convert.h"
 #include "server/convert_generate.h"

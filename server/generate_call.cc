@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/guarded.h"
 #include "core/status.h"
 #include "server/check_generate.h"
 #include "server/convert_generate.h"

@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "core/guarded.h"
 #include "core/status.h"
 #include "server/convert_load.h"
 #include "server/load_log.h"

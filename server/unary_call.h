@@ -14,6 +14,7 @@
 #include <memory>
 #include <utility>
 
+#include "core/guarded.h"
 #include "core/status.h"
 #include "server/call.h"
 #include "server/convert.h"

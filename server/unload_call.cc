@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "core/guarded.h"
 #include "core/status.h"
 #include "server/convert.h"
 #include "server/wire.h"
