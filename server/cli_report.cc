@@ -68,6 +68,7 @@ std::string ReportText(const v1::LoadReport& report) {
   for (const auto& attempt : report.attempts()) {
     rows.push_back({"fallback", fmt::format("{} -> {}: {}", attempt.what(), attempt.fallback(), attempt.error())});
   }
+  for (const auto& note : report.notes()) rows.push_back({"note", note});
   if (report.has_fp8()) AddFp8(report.fp8(), rows);
   for (const auto& name : report.unread_tensors()) rows.push_back({"unread", name});
   AddBytes(report.bytes(), rows);

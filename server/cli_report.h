@@ -8,7 +8,7 @@
 
 namespace automodeld {
 
-// What was loaded, every fallback, patches, FP8, unread tensors, bytes and seconds.
+// What was loaded, patches, every fallback and note, FP8, unread tensors, bytes and seconds.
 std::string ReportText(const v1::LoadReport& report);
 
 // One row per model.

@@ -72,6 +72,7 @@ void AddSteps(const LoadReport& report, v1::LoadReport* proto) {
     added->set_error(attempt.error);
     added->set_fallback(attempt.fallback);
   }
+  for (const std::string& note : report.notes) proto->add_notes(note);
   for (const OpPatch& patch : report.patches) {
     auto* added = proto->add_patches();
     added->set_op(patch.op);

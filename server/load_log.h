@@ -6,7 +6,8 @@
 
 namespace automodeld {
 
-// One INFO line, and a WARNING for each fallback.
+// INFO: what was loaded, each patch, and how much became FP8. WARNING: each fallback and each note. DEBUG: each linear
+// that FP8 left alone.
 void LogLoaded(const LoadReport& report, bool check_only);
 
 }  // namespace automodeld

@@ -39,6 +39,7 @@ class ModelRegistryTest : public ::testing::Test {
     LoadedModel loaded;
     loaded.report.info.model = options.model;
     loaded.report.attempts.push_back({"fp8_config=rowwise", "no", "none"});
+    loaded.report.notes.push_back("sample stays eager: no fused version for cuda");
     auto runner = std::make_unique<FakeRunner>(FakeRunnerOptions{.limits = SmallLimits()});
     steps_ = runner->steps();
     loaded.runner = std::move(runner);
@@ -228,6 +229,7 @@ TEST_F(ModelRegistryTest, LoadsAndFallbacksAreCountedForModelsThatServeOnly) {
   ASSERT_EQ(Load("a"), absl::OkStatus());
   const std::string text = metrics_.Serialize();
   EXPECT_THAT(text, HasSubstr("automodeld_model_load_fallbacks_total{model=\"a\",step=\"fp8_config\"} 1"));
+  EXPECT_THAT(text, Not(HasSubstr("step=\"sample")));  // a note is no fallback
   EXPECT_THAT(text, HasSubstr("automodeld_model_load_seconds{model=\"a\"}"));
   EXPECT_THAT(text, Not(HasSubstr("never")));
 }

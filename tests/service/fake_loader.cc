@@ -174,6 +174,7 @@ LoadedModel FakeLoader::Make(const LoadOptions& options) {
                        .can_embed = true,
                        .has_chat_template = !encoder};
   model.report.attempts = {{"attn_implementation=flash_attention_2", "needs a GPU", "sdpa"}};
+  model.report.notes = {"sample stays eager: no fused version for cpu"};
   model.report.attention_backend = "eager";
   model.report.weight_bytes = 4000;
   model.report.phase_seconds = {{"weights", 0.25}};

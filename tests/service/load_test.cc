@@ -104,7 +104,10 @@ TEST_F(LoadTest, StreamsProgressThenTheReportAndServesUnderTheFoldersName) {
   EXPECT_EQ(loaded.progress[0].total_bytes(), 2);
   ASSERT_TRUE(loaded.report);
   EXPECT_EQ(loaded.report->model_info().architecture(), "LlamaForCausalLM");
+  ASSERT_EQ(loaded.report->attempts_size(), 1);
   EXPECT_EQ(loaded.report->attempts(0).fallback(), "sdpa");
+  ASSERT_EQ(loaded.report->notes_size(), 1);
+  EXPECT_EQ(loaded.report->notes(0), "sample stays eager: no fused version for cpu");
   EXPECT_EQ(loaded.report->bytes().weights(), 4000);
   EXPECT_TRUE(Generate(daemon_.inference(), TextRequest("decoder", "abc", 4)).status.ok());
   EXPECT_EQ(Health(daemon_.channel(), "decoder"), "SERVING");
