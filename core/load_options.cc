@@ -9,6 +9,7 @@
 #include <span>
 #include <string_view>
 
+#include "core/attention_names.h"
 #include "core/listing.h"
 #include "core/status.h"
 
@@ -27,9 +28,6 @@ constexpr std::array<DtypeWord, 6> kDtypes = {{{"bfloat16", "bfloat16"},
                                                {"half", "float16"},
                                                {"float32", "float32"},
                                                {"float", "float32"}}};
-constexpr std::array<const char*, 3> kAttention = {"flash_attention_2", "sdpa", "eager"};
-constexpr std::array<const char*, 4> kSdpaMethods = {"CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION",
-                                                     "MATH"};  // in the order of SdpaMethod
 constexpr std::array<const char*, 4> kRecipes = {"", "tensorwise", "rowwise", "rowwise_with_gw_hp"};
 constexpr std::array<const char*, 5> kKvDtypes = {"auto", "float32", "float16", "bfloat16", "fp8"};
 constexpr size_t kMostFilters = 256;
@@ -45,9 +43,9 @@ absl::Status CheckWord(const char* field, const std::string& value, std::span<co
 }
 
 absl::Status CheckMethods(const std::vector<SdpaMethod>& methods) {
-  for (size_t i = 0; i < kSdpaMethods.size(); ++i) {
-    if (std::ranges::count(methods, static_cast<SdpaMethod>(i)) < 2) continue;
-    return absl::InvalidArgumentError(fmt::format("sdpa_method: {} occurs twice", kSdpaMethods[i]));
+  for (const auto& [method, name] : kSdpaMethods) {
+    if (std::ranges::count(methods, method) < 2) continue;
+    return absl::InvalidArgumentError(fmt::format("sdpa_method: {} occurs twice", name));
   }
   return absl::OkStatus();
 }
@@ -78,7 +76,7 @@ absl::Status CheckLoadOptions(const LoadOptions& options) {
   if (options.torch_dtype != "auto" && !CanonicalDtype(options.torch_dtype).has_value()) {
     return NotOneOf("torch_dtype", options.torch_dtype, "auto, " + DtypeWords());
   }
-  RETURN_IF_ERROR(CheckWord("attn_implementation", options.attn_implementation, kAttention));
+  RETURN_IF_ERROR(CheckWord("attn_implementation", options.attn_implementation, kAttentionLadder));
   RETURN_IF_ERROR(CheckMethods(options.sdpa_method));
   if (options.fp8_config.has_value()) RETURN_IF_ERROR(CheckFp8(*options.fp8_config));
   RETURN_IF_ERROR(CheckDevice(options.device));
