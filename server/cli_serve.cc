@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <filesystem>
 #include <latch>
 #include <memory>
 #include <string>
@@ -8,6 +9,8 @@
 #include <vector>
 
 #include "core/memory.h"
+#include "core/op_library.h"
+#include "core/status.h"
 #include "core/version.h"
 #include "server/address.h"
 #include "server/cli_command.h"
@@ -95,6 +98,14 @@ void PrintBanner(const ServeConfig& config, const DaemonAddresses& addresses, Te
   terminal.out << std::flush;
 }
 
+absl::Status LoadOpLibraries(const std::vector<std::string>& paths) {
+  for (const std::string& path : paths) {
+    RETURN_IF_ERROR(Prefixed("--op-library: ", LoadOpLibrary(path)));
+    spdlog::info("op library {} loaded", std::filesystem::path(path).filename().string());
+  }
+  return absl::OkStatus();
+}
+
 class Serve {
  public:
   Serve(CLI::App& command, CommandLine& line) : program_(line.program), terminal_(line.terminal) {
@@ -111,6 +122,7 @@ class Serve {
     SetUpLogging(config->log, terminal_);
     program_.set_num_threads(config->threads);
     KeepFreedMemory();
+    if (const absl::Status status = LoadOpLibraries(config->op_libraries); !status.ok()) return Fail(terminal_, status);
     return Start(*config);
   }
 

@@ -112,7 +112,10 @@ absl::Status SetOption(const Option& option, const Sources& sources, ServeConfig
   if (option.key == "models") config.daemon.models = sources.file.models;
   const auto value = sources.file.values.find(option.key);
   if (value == sources.file.values.end()) return absl::OkStatus();
-  return Prefixed(sources.path + ": ", option.set(option.key, {value->second}, config));
+  if (value->second.size() != 1 && !option.repeatable) {
+    return absl::InvalidArgumentError(fmt::format("{}: {}: must be a single value", sources.path, option.key));
+  }
+  return Prefixed(sources.path + ": ", option.set(option.key, value->second, config));
 }
 
 // Where the option's value was written, as messages name it.

@@ -31,7 +31,8 @@ inline constexpr char kTimeoutVariable[] = "AUTOMODELD_TIMEOUT";
 struct ServeConfig {
   DaemonConfig daemon;
   LogOptions log;
-  int threads = 0;  // of libtorch within one operation; 0: as many as there are cores
+  std::vector<std::string> op_libraries;  // loaded before any model
+  int threads = 0;                        // of libtorch within one operation; 0: as many as there are cores
 };
 
 // A row of the table.
@@ -43,7 +44,7 @@ struct Option {
   std::string default_value;  // as one would write it; empty: none
   std::string range;          // 1..65536; auto, text or json; may be empty
   std::string help;           // a sentence
-  bool repeatable = false;    // the flag; the environment variable then separates by commas
+  bool repeatable = false;    // the flag; the environment variable then separates by commas, the file has a list
   // Checks and sets. Messages begin with `name`, the value's name where it was given. A switch gets "true" or "false".
   std::function<absl::Status(const std::string& name, const std::vector<std::string>& values, ServeConfig& config)> set;
 };

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <yaml-cpp/yaml.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -75,6 +76,10 @@ absl::StatusOr<json> Parse(const std::string& yaml) {
   }
 }
 
+bool IsListOfTexts(const json& value) {
+  return value.is_array() && std::all_of(value.begin(), value.end(), [](const json& item) { return item.is_string(); });
+}
+
 absl::StatusOr<std::vector<v1::LoadModelRequest>> ToModels(const json& list) {
   if (!list.is_array()) return absl::InvalidArgumentError("models: must be a list");
   std::vector<v1::LoadModelRequest> models(list.size());
@@ -98,7 +103,9 @@ absl::StatusOr<OptionsFile> ParseOptionsFile(const std::string& yaml) {
     if (key == "models") {
       ASSIGN_OR_RETURN(file.models, ToModels(value));
     } else if (value.is_string()) {
-      file.values[key] = value.get<std::string>();
+      file.values[key] = {value.get<std::string>()};
+    } else if (IsListOfTexts(value)) {
+      file.values[key] = value.get<std::vector<std::string>>();
     } else {
       return absl::InvalidArgumentError(fmt::format("{}: must be a single value", key));
     }

@@ -2,6 +2,7 @@
 //
 //   listen: 0.0.0.0:50051
 //   max_queue_size: 64
+//   op_library: [/opt/mycorp/libops.so]
 //   models:
 //     - {model: llama, path: /models/llama, torch_dtype: bfloat16, fp8_config: {recipe_name: rowwise}}
 #ifndef SERVER_OPTIONS_FILE_H_
@@ -18,13 +19,13 @@
 namespace automodeld {
 
 struct OptionsFile {
-  std::map<std::string, std::string> values;  // by key; without `models`
+  std::map<std::string, std::vector<std::string>> values;  // by key, one each unless it is a list; without `models`
   std::vector<v1::LoadModelRequest> models;
 };
 
 // INVALID_ARGUMENT, naming the key: not YAML, a key twice, a value of the wrong kind, an unknown field of a model,
 // check_only, or aliases without end.
-// That the keys are known is for the caller to check.
+// That the keys are known, and a list is given only where one may be, is for the caller to check.
 absl::StatusOr<OptionsFile> ParseOptionsFile(const std::string& yaml);
 
 }  // namespace automodeld

@@ -184,6 +184,19 @@ Option ModelRoot() {
              "Folder beneath which LoadModel finds checkpoints.", set);
 }
 
+Option OpLibraries() {
+  Option option = Row("op-library", "FILE", "", "",
+                      "Shared library whose operations models may use (op_overrides). It runs in the daemon with all "
+                      "its rights.",
+                      nullptr);
+  option.repeatable = true;
+  option.set = [](const std::string&, const std::vector<std::string>& values, ServeConfig& config) {
+    config.op_libraries = values;
+    return absl::OkStatus();
+  };
+  return option;
+}
+
 // A function from ServeConfig to the member, for the rows above.
 #define FIELD(member) \
   [](ServeConfig & config) -> auto& { return config.member; }
@@ -202,6 +215,7 @@ std::vector<Option> AllOptions() {
                            "Allow addresses that are not loopback although nothing protects them."));
   options.push_back(Models());
   options.push_back(ModelRoot());
+  options.push_back(OpLibraries());
   options.push_back(Duration("drain-timeout", FIELD(daemon.drain_timeout), absl::Hours(1),
                              "How long running calls may go on after SIGTERM."));
   options.push_back(Integer("max-queue-size", FIELD(daemon.max_queue_size), 1, 65536,

@@ -42,6 +42,14 @@ TEST(CliServe, AModelThatCannotBeLoadedEndsItWithOneLine) {
             "automodeld: FAILED_PRECONDITION: model \"broken\" of /m: /m/model.safetensors: 3 tensors are missing\n");
 }
 
+TEST(CliServe, AnOpLibraryThatCannotBeLoadedEndsItWithOneLine) {
+  EXPECT_EQ(Serve({"--listen", "127.0.0.1:0", "--op-library", "/nonexistent/libops.so"}).err,
+            "automodeld: FAILED_PRECONDITION: --op-library: libops.so: no such file\n");
+  const CliResult folder = Serve({"--listen", "127.0.0.1:0", "--op-library", ::testing::TempDir()});
+  EXPECT_EQ(folder.code, 1);
+  EXPECT_EQ(folder.out, "");
+}
+
 TEST(CliServe, LoadingDrawsABarOnATerminalAndWipesItAway) {
   const CliResult result = Serve({"--listen", "127.0.0.1:0", "--model", "broken=/m"}, true);
   EXPECT_THAT(result.err, StartsWith("\rweights    [############            ]  50 %  1 B of 2 B  0 s\033[K"

@@ -213,6 +213,15 @@ TEST(Options, ANameIsGivenToOneModelOnly) {
   EXPECT_EQ(Error(file.flags()), file.path() + ": models: the name \"a\" is given twice");
 }
 
+TEST(Options, OpLibrariesAreAListInEachOfTheThreePlaces) {
+  const std::vector<std::string> both = {"/a.so", "/b.so"};
+  EXPECT_EQ(Read({{"--op-library", both}}).op_libraries, both);
+  EXPECT_EQ(Read({}, {{"AUTOMODELD_OP_LIBRARY", "/a.so,/b.so"}}).op_libraries, both);
+  EXPECT_EQ(Read(File("op_library: [/a.so, /b.so]\n").flags()).op_libraries, both);
+  EXPECT_EQ(Read(File("op_library: /a.so\n").flags()).op_libraries, std::vector<std::string>{"/a.so"});
+  EXPECT_THAT(FileError("op_library: [[/a.so]]\n"), HasSubstr("op_library: must be a single value"));
+}
+
 TEST(Options, ModelsOfTheFileKeepWhatIsSaidOfFp8AndEngine) {
   const File file(R"(
 models:
