@@ -51,6 +51,21 @@ if(AUTOMODELD_TORCH)
   endforeach()
 endif()
 
+# Shared libraries of operations as users write them, one per file of tests/op_libraries: for --op-library and
+# op_overrides.
+if(AUTOMODELD_TORCH)
+  set(op_libraries ${PROJECT_BINARY_DIR}/op_libraries)
+  collect(op_library_sources tests/op_libraries/*.cc)
+  foreach(source ${op_library_sources})
+    get_filename_component(name ${source} NAME_WE)
+    add_library(${name} MODULE ${source})
+    target_link_libraries(${name} PRIVATE am_warnings am_torch)
+    set_target_properties(${name} PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${op_libraries})
+    add_dependencies(models_test ${name})
+  endforeach()
+  target_compile_definitions(models_test PRIVATE AUTOMODELD_OP_LIBRARIES="${op_libraries}")
+endif()
+
 # What tests/oracle/*.py compare with transformers.
 if(AUTOMODELD_TORCH)
   collect(oracle_sources tests/oracle/*.cc)

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <future>
+#include <iterator>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -19,6 +20,7 @@
 #include "core/load_options.h"
 #include "core/model_weights_torch.h"
 #include "core/models/architecture.h"
+#include "core/op_probe.h"
 #include "core/patch.h"
 #include "core/plan_torch.h"
 #include "core/quantization.h"
@@ -127,15 +129,16 @@ class Loading {
   }
 
   absl::Status PlanPatches(at::Device device, at::ScalarType dtype) {
-    ASSIGN_OR_RETURN(attention_,
+    ASSIGN_OR_RETURN(PatchedAttention attention,
                      PatchAttention(options_, NeedsOf(shape_, dtype, device), attention_fallbacks_, sdpa_fallbacks_));
+    attention_ = std::move(attention.backend);
     loaded_.report.attention_backend = attention_->name();
-    ops_ = EagerOps();
-    if (!options_.use_liger_kernel) return absl::OkStatus();
-    const FusedOps fused = FindFusedOps(ops_, architecture_->ops, device, dtype);
-    ASSIGN_OR_RETURN(PatchedOps patched, PatchFusedKernels(ops_, fused, fused_fallbacks_));
+    loaded_.report.notes = std::move(attention.notes);
+    const OpTarget target = {architecture_->name, architecture_->ops, DimsOf(shape_), target_};
+    ASSIGN_OR_RETURN(PatchedOps patched, PatchOps(options_, target, fused_fallbacks_));
     ops_ = std::move(patched.ops);
     loaded_.report.patches = std::move(patched.patches);
+    std::ranges::move(patched.notes, std::back_inserter(loaded_.report.notes));
     return absl::OkStatus();
   }
 

@@ -14,6 +14,7 @@ namespace automodeld {
 // What planning has to know before a tensor is read.
 struct ModelShape {
   int64_t hidden_size = 0;
+  int64_t intermediate_size = 0;  // of the MLP; 0: none that is gated
   int64_t num_layers = 0;
   int64_t num_heads = 0;
   int64_t num_kv_heads = 0;

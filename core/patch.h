@@ -1,8 +1,8 @@
 // Patching a model's operations and attention, each step with its fallback written down.
 //
 //   Fallbacks attention(options.allow_fallback), sdpa(...), fused(...);
-//   ASSIGN_OR_RETURN(auto backend, PatchAttention(options, needs, attention, sdpa));
-//   ASSIGN_OR_RETURN(PatchedOps ops, PatchFusedKernels(eager, FindFusedOps(eager, row.ops, device, dtype), fused));
+//   ASSIGN_OR_RETURN(PatchedAttention patched, PatchAttention(options, needs, attention, sdpa));
+//   ASSIGN_OR_RETURN(PatchedOps ops, PatchOps(options, {row.name, row.ops, DimsOf(shape), target}, fused));
 //
 // Follows nemo_automodel's `_assert_same_signature`, `_patch_attention` and `_patch_liger_kernel`.
 #ifndef CORE_PATCH_H_
@@ -18,6 +18,7 @@
 
 #include "core/auto_model.h"
 #include "kernels/attention.h"
+#include "kernels/op_samples.h"
 #include "kernels/ops.h"
 
 namespace automodeld {
@@ -28,8 +29,6 @@ class Fallbacks {
   explicit Fallbacks(bool allowed) : allowed_(allowed) {}
   // FAILED_PRECONDITION where none is allowed.
   absl::Status Take(const std::string& what, const std::string& error, const std::string& fallback);
-  // What was asked for and is not there, without anything having failed: reported, and never an error.
-  void Note(const std::string& what, const std::string& error, const std::string& instead);
   const std::vector<LoadAttempt>& attempts() const { return attempts_; }
 
  private:
@@ -37,27 +36,49 @@ class Fallbacks {
   std::vector<LoadAttempt> attempts_;
 };
 
-// Schemas as for torch::schema. Arguments (names, types, order, defaults) and results must be the same; the operations'
-// names may differ. INVALID_ARGUMENT otherwise, showing both.
+// Schemas as for torch::schema. Arguments (names, types, order, defaults, whether by keyword only), results and what
+// aliases what must be the same; the operations' names may differ. INVALID_ARGUMENT otherwise, showing both.
 absl::Status AssertSameSignature(const std::string& original_schema, const std::string& patched_schema);
+
+struct PatchedAttention {
+  std::unique_ptr<AttentionBackend> backend;
+  std::vector<std::string> notes;  // LoadReport::notes
+};
 
 // The first of flash_attention_2, sdpa, eager, from options.attn_implementation on, that can do `needs`. The sdpa rung
 // takes its kernels in the order of options.sdpa_method, or without an order if none of those fits. A sdpa_method that
 // nothing uses is noted. CheckLoadOptions has passed.
 //   FAILED_PRECONDITION  a fallback that is not allowed
 //   UNIMPLEMENTED        not even eager can
-absl::StatusOr<std::unique_ptr<AttentionBackend>> PatchAttention(const LoadOptions& options,
-                                                                 const AttentionNeeds& needs, Fallbacks& attention,
-                                                                 Fallbacks& sdpa);
+absl::StatusOr<PatchedAttention> PatchAttention(const LoadOptions& options, const AttentionNeeds& needs,
+                                                Fallbacks& attention, Fallbacks& sdpa);
+
+// What operations are for.
+struct OpTarget {
+  std::string architecture;
+  std::vector<std::string> ops;  // those it calls
+  OpDims dims;
+  at::TensorOptions options;  // the model's dtype and device
+};
 
 struct PatchedOps {
   Ops ops;
   std::vector<OpPatch> patches;
+  std::vector<std::string> notes;  // LoadReport::notes
 };
 
-// Puts the fused versions into the table: all there are, or none if a signature differs. That there are none at all is
-// a fallback; of an operation that has none alone it is noted that it stays eager.
-absl::StatusOr<PatchedOps> PatchFusedKernels(const Ops& eager, const FusedOps& fused, Fallbacks& fallbacks);
+// The op table of a load: eager, over it the fused versions (use_liger_kernel), over those op_overrides. Each new
+// version has eager's signature and has been tried once at the model's shapes.
+//   INVALID_ARGUMENT     an override that is unknown, not called by the architecture, of another signature, or wrong
+//   FAILED_PRECONDITION  a fallback that is not allowed
+//   RESOURCE_EXHAUSTED   no memory to try them
+absl::StatusOr<PatchedOps> PatchOps(const LoadOptions& options, const OpTarget& target, Fallbacks& fused);
+
+// Puts the fused versions into the table: all there are, or none if one has another signature, throws or gives other
+// values than eager. That, and that there are none at all, is a fallback; of an operation that has none alone it is
+// noted that it stays eager.
+absl::StatusOr<PatchedOps> PatchFusedKernels(const Ops& eager, const FusedOps& fused, const OpTarget& target,
+                                             Fallbacks& fallbacks);
 
 }  // namespace automodeld
 

@@ -2,9 +2,12 @@
 #include <torch/csrc/jit/frontend/function_schema_parser.h>
 
 #include <algorithm>
-#include <array>
+#include <iterator>
 #include <utility>
 
+#include "core/attention_names.h"
+#include "core/op_override.h"
+#include "core/op_probe.h"
 #include "core/patch.h"
 #include "core/status.h"
 
@@ -12,77 +15,110 @@ namespace automodeld {
 
 namespace {
 
-constexpr std::array<const char*, 3> kLadder = {"flash_attention_2", "sdpa", "eager"};
-
-struct MethodName {
-  SdpaMethod method;
-  SdpaBackend backend;
-  const char* name;
-};
-
-constexpr std::array<MethodName, 4> kMethods = {{
-    {SdpaMethod::kCudnnAttention, SdpaBackend::kCudnn, "CUDNN_ATTENTION"},
-    {SdpaMethod::kFlashAttention, SdpaBackend::kFlash, "FLASH_ATTENTION"},
-    {SdpaMethod::kEfficientAttention, SdpaBackend::kEfficient, "EFFICIENT_ATTENTION"},
-    {SdpaMethod::kMath, SdpaBackend::kMath, "MATH"},
-}};
-
-const MethodName& NameOf(SdpaMethod method) { return *std::ranges::find(kMethods, method, &MethodName::method); }
-
-// sdpa_method=[CUDNN_ATTENTION, MATH]
-std::string MethodsText(const std::vector<SdpaMethod>& methods) {
-  std::vector<std::string> names;
-  for (const SdpaMethod method : methods) names.push_back(NameOf(method).name);
-  return "sdpa_method=[" + absl::StrJoin(names, ", ") + "]";
+SdpaBackend BackendOf(SdpaMethod method) {
+  switch (method) {
+    case SdpaMethod::kCudnnAttention:
+      return SdpaBackend::kCudnn;
+    case SdpaMethod::kFlashAttention:
+      return SdpaBackend::kFlash;
+    case SdpaMethod::kEfficientAttention:
+      return SdpaBackend::kEfficient;
+    case SdpaMethod::kMath:
+      break;
+  }
+  return SdpaBackend::kMath;
 }
 
 std::vector<SdpaMethod> Methods(const LoadOptions& options) {
   if (!options.sdpa_method.empty()) return options.sdpa_method;
   std::vector<SdpaMethod> all;
-  for (const MethodName& known : kMethods) all.push_back(known.method);
+  for (const SdpaMethodName& known : kSdpaMethods) all.push_back(known.method);
   return all;
 }
 
-absl::StatusOr<std::unique_ptr<AttentionBackend>> MakeSdpa(const LoadOptions& options, const AttentionNeeds& needs,
-                                                           Fallbacks& sdpa) {
+// sdpa_method=[CUDNN_ATTENTION, MATH]
+std::string MethodsText(const std::vector<SdpaMethod>& methods) {
+  const auto append = [](std::string* out, SdpaMethod method) {
+    *out += std::ranges::find(kSdpaMethods, method, &SdpaMethodName::method)->name;
+  };
+  return "sdpa_method=[" + absl::StrJoin(methods, ", ", append) + "]";
+}
+
+absl::StatusOr<PatchedAttention> MakeSdpa(const LoadOptions& options, const AttentionNeeds& needs, Fallbacks& sdpa) {
   const std::vector<SdpaMethod> methods = Methods(options);
   std::vector<SdpaBackend> order;
-  for (const SdpaMethod method : methods) order.push_back(NameOf(method).backend);
+  for (const SdpaMethod method : methods) order.push_back(BackendOf(method));
   auto ordered = MakeAttention("sdpa", needs, order);
-  if (ordered.ok() || !absl::IsUnimplemented(ordered.status())) return ordered;
-  auto unordered = MakeAttention("sdpa", needs, {});
-  if (!unordered.ok()) return unordered;
+  if (ordered.ok()) return PatchedAttention{*std::move(ordered), {}};
+  if (!absl::IsUnimplemented(ordered.status())) return ordered.status();
+  ASSIGN_OR_RETURN(auto unordered, MakeAttention("sdpa", needs, {}));
   RETURN_IF_ERROR(sdpa.Take(MethodsText(methods), std::string(ordered.status().message()), "sdpa in libtorch's order"));
-  return unordered;
+  return PatchedAttention{std::move(unordered), {}};
 }
 
-absl::StatusOr<std::unique_ptr<AttentionBackend>> MakeRung(const std::string& name, const LoadOptions& options,
-                                                           const AttentionNeeds& needs, Fallbacks& sdpa) {
+absl::StatusOr<PatchedAttention> MakeRung(const std::string& name, const LoadOptions& options,
+                                          const AttentionNeeds& needs, Fallbacks& sdpa) {
   if (name == "sdpa" && options.use_sdpa_patching) return MakeSdpa(options, needs, sdpa);
   ASSIGN_OR_RETURN(auto backend, MakeAttention(name, needs, {}));
+  PatchedAttention patched{std::move(backend), {}};
   if (!options.sdpa_method.empty()) {
-    const std::string what = name == "sdpa" ? "use_sdpa_patching=false" : name;
-    sdpa.Note(MethodsText(options.sdpa_method), fmt::format("has no effect under {}", what), backend->name());
+    const std::string under = name == "sdpa" ? "use_sdpa_patching=false" : patched.backend->name();
+    patched.notes.push_back(fmt::format("{} has no effect under {}", MethodsText(options.sdpa_method), under));
   }
-  return backend;
-}
-
-// Calls visit(original's entry, patched's entry) for every operation.
-template <typename Visit>
-void ForEachOp(const Ops& original, const Ops& patched, Visit visit) {
-  visit(original.rms_norm, patched.rms_norm);
-  visit(original.layer_norm, patched.layer_norm);
-  visit(original.qkv_rope_write_kv, patched.qkv_rope_write_kv);
-  visit(original.act_mul, patched.act_mul);
-  visit(original.sample, patched.sample);
+  return patched;
 }
 
 absl::Status CheckSignatures(const Ops& original, const Ops& patched) {
   absl::Status status;
-  ForEachOp(original, patched, [&](const auto& from, const auto& to) {
-    if (status.ok()) status = AssertSameSignature(from.schema, to.schema);
-  });
+  ForEachOp(
+      [&](const auto& from, const auto& to) {
+        if (status.ok()) status = AssertSameSignature(from.schema, to.schema);
+      },
+      original, patched);
   return status;
+}
+
+absl::Status CheckFused(const Ops& eager, const FusedOps& fused, const OpTarget& target) {
+  RETURN_IF_ERROR(CheckSignatures(eager, fused.ops));
+  for (const auto& [op, version] : fused.patched) {
+    RETURN_IF_ERROR(ProbeOp(op, eager, fused.ops, target.dims, target.options));
+  }
+  return absl::OkStatus();
+}
+
+std::vector<OpPatch> Patches(const Ops& eager, const Ops& patched) {
+  std::vector<OpPatch> patches;
+  ForEachOp(
+      [&](const auto& from, const auto& to) {
+        if (from.version != to.version) patches.push_back({from.name, from.version, to.version});
+      },
+      eager, patched);
+  return patches;
+}
+
+// Those that no override replaces.
+std::vector<std::string> OpsToFuse(const LoadOptions& options, const OpTarget& target) {
+  std::vector<std::string> ops;
+  std::ranges::copy_if(target.ops, std::back_inserter(ops),
+                       [&](const std::string& op) { return !options.op_overrides.contains(op); });
+  return ops;
+}
+
+absl::Status CheckOverride(const std::string& op, const Ops& eager, const Ops& patched, const OpTarget& target) {
+  if (std::ranges::find(target.ops, op) == target.ops.end()) {
+    return absl::InvalidArgumentError(fmt::format("op_overrides: {} does not call {}; it calls {}", target.architecture,
+                                                  op, absl::StrJoin(target.ops, ", ")));
+  }
+  const absl::Status status = ProbeOp(op, eager, patched, target.dims, target.options);
+  if (status.ok() || absl::IsResourceExhausted(status)) return status;
+  return absl::InvalidArgumentError(fmt::format("op_overrides: {}", std::string(status.message())));
+}
+
+bool AreEqual(const std::vector<c10::Argument>& original, const std::vector<c10::Argument>& patched) {
+  // Argument's own operator== takes int for SymInt.
+  return std::ranges::equal(original, patched, [](const c10::Argument& a, const c10::Argument& b) {
+    return a == b && *a.real_type() == *b.real_type();
+  });
 }
 
 }  // namespace
@@ -96,15 +132,11 @@ absl::Status Fallbacks::Take(const std::string& what, const std::string& error, 
   return absl::OkStatus();
 }
 
-void Fallbacks::Note(const std::string& what, const std::string& error, const std::string& instead) {
-  attempts_.push_back({what, error, instead});
-}
-
 absl::Status AssertSameSignature(const std::string& original_schema, const std::string& patched_schema) {
   try {
     const c10::FunctionSchema original = torch::jit::parseSchema(original_schema);
     const c10::FunctionSchema patched = torch::jit::parseSchema(patched_schema);
-    if (original.arguments() == patched.arguments() && original.returns() == patched.returns() &&
+    if (AreEqual(original.arguments(), patched.arguments()) && AreEqual(original.returns(), patched.returns()) &&
         original.is_vararg() == patched.is_vararg() && original.is_varret() == patched.is_varret()) {
       return absl::OkStatus();
     }
@@ -116,35 +148,50 @@ absl::Status AssertSameSignature(const std::string& original_schema, const std::
       fmt::format("signatures differ: original {}, patched {}", original_schema, patched_schema));
 }
 
-absl::StatusOr<std::unique_ptr<AttentionBackend>> PatchAttention(const LoadOptions& options,
-                                                                 const AttentionNeeds& needs, Fallbacks& attention,
-                                                                 Fallbacks& sdpa) {
-  const auto* rung = std::ranges::find(kLadder, options.attn_implementation);
-  TORCH_CHECK(rung != kLadder.end(), "attn_implementation: ", options.attn_implementation);
+absl::StatusOr<PatchedAttention> PatchAttention(const LoadOptions& options, const AttentionNeeds& needs,
+                                                Fallbacks& attention, Fallbacks& sdpa) {
+  const auto* rung = std::ranges::find(kAttentionLadder, options.attn_implementation);
+  TORCH_CHECK(rung != kAttentionLadder.end(), "attn_implementation: ", options.attn_implementation);
   for (;; ++rung) {
-    auto backend = MakeRung(*rung, options, needs, sdpa);
-    if (backend.ok() || !absl::IsUnimplemented(backend.status()) || rung + 1 == kLadder.end()) return backend;
+    auto patched = MakeRung(*rung, options, needs, sdpa);
+    if (!absl::IsUnimplemented(patched.status()) || rung + 1 == kAttentionLadder.end()) return patched;
     RETURN_IF_ERROR(attention.Take(fmt::format("attn_implementation={}", *rung),
-                                   std::string(backend.status().message()), *(rung + 1)));
+                                   std::string(patched.status().message()), *(rung + 1)));
   }
 }
 
-absl::StatusOr<PatchedOps> PatchFusedKernels(const Ops& eager, const FusedOps& fused, Fallbacks& fallbacks) {
-  PatchedOps result{.ops = eager, .patches = {}};
-  if (fused.patched.empty()) {
-    const std::string reasons = absl::StrJoin(fused.unpatched, "; ", absl::PairFormatter(": "));
-    RETURN_IF_ERROR(fallbacks.Take("use_liger_kernel", reasons, "eager operations"));
-    return result;
-  }
-  if (const absl::Status status = CheckSignatures(eager, fused.ops); !status.ok()) {
+absl::StatusOr<PatchedOps> PatchFusedKernels(const Ops& eager, const FusedOps& fused, const OpTarget& target,
+                                             Fallbacks& fallbacks) {
+  PatchedOps result{.ops = eager, .patches = {}, .notes = {}};
+  if (fused.patched.empty() && fused.unpatched.empty()) return result;
+  const absl::Status status =
+      fused.patched.empty() ? absl::UnimplementedError(absl::StrJoin(fused.unpatched, "; ", absl::PairFormatter(": ")))
+                            : CheckFused(eager, fused, target);
+  if (absl::IsResourceExhausted(status)) return status;
+  if (!status.ok()) {
     RETURN_IF_ERROR(fallbacks.Take("use_liger_kernel", std::string(status.message()), "eager operations"));
     return result;
   }
-  for (const auto& [op, reason] : fused.unpatched) fallbacks.Note("use_liger_kernel=" + op, reason, "eager");
+  for (const auto& [op, reason] : fused.unpatched)
+    result.notes.push_back(fmt::format("{} stays eager: {}", op, reason));
   result.ops = fused.ops;
-  ForEachOp(eager, fused.ops, [&](const auto& from, const auto& to) {
-    if (from.version != to.version) result.patches.push_back({from.name, from.version, to.version});
-  });
+  result.patches = Patches(eager, fused.ops);
+  return result;
+}
+
+absl::StatusOr<PatchedOps> PatchOps(const LoadOptions& options, const OpTarget& target, Fallbacks& fused) {
+  const Ops eager = EagerOps();
+  PatchedOps result{.ops = eager, .patches = {}, .notes = {}};
+  if (options.use_liger_kernel) {
+    const FusedOps found = FindFusedOps(eager, OpsToFuse(options, target), target.options.device(),
+                                        at::typeMetaToScalarType(target.options.dtype()));
+    ASSIGN_OR_RETURN(result, PatchFusedKernels(eager, found, target, fused));
+  }
+  ASSIGN_OR_RETURN(result.ops, OverrideOps(result.ops, options.op_overrides));
+  for (const auto& [op, name] : options.op_overrides) {
+    RETURN_IF_ERROR(CheckOverride(op, eager, result.ops, target));
+    result.patches.push_back({op, "eager", name});  // none of these was fused
+  }
   return result;
 }
 

@@ -104,7 +104,6 @@ std::string DtypeName(at::ScalarType dtype) {
 }
 
 absl::Status CheckFieldsBuilt(const LoadOptions& options, at::ScalarType dtype) {
-  if (!options.op_overrides.empty()) return NotYet("op_overrides");
   if (options.engine.enable_prefix_caching.value_or(false)) return NotYet("engine.enable_prefix_caching");
   return CheckKvDtype(options.engine.kv_cache_dtype, dtype);
 }

@@ -2,8 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace automodeld {
 namespace {
+
+// Of a model's samples: no real vocabulary or layer is wider, nor are all heads of one together.
+constexpr int64_t kWidest = 1 << 18, kWidestHeads = 1 << 16;
 
 enum class Layout { kDense, kStrided, kMisaligned };
 
@@ -60,6 +65,14 @@ std::vector<Sample> NormSamples(bool layer_norm) {
   return samples;
 }
 
+Sample ActMulSample(const MatrixCase& c, const std::string& activation) {
+  const auto run = [c, activation](const Ops& ops, SampleTensors& make) -> SampleResult {
+    const auto [y, scale] = ops.act_mul(Make(make, c, 2), activation, false);
+    return {y, scale};
+  };
+  return {activation + " " + Name(c), 3 * c.rows * c.width, run};
+}
+
 struct QkvCase {
   int64_t tokens, heads, kv_heads, head_dim, rotary_dim;
   bool norm = false, cache = true;
@@ -88,6 +101,25 @@ SampleResult RunQkv(const QkvCase& c, const Ops& ops, SampleTensors& make) {
   const auto [q, k, v] =
       ops.qkv_rope_write_kv(qkv, c.heads, c.kv_heads, q_norm, k_norm, 1e-6, cos_sin, positions, keys, values, slots);
   return {q, k, v, cache};
+}
+
+Sample QkvSample(const QkvCase& c) {
+  const std::string name = fmt::format("{} tokens, {}/{} heads of {}, {} rotated{}{}{}", c.tokens, c.heads, c.kv_heads,
+                                       c.head_dim, c.rotary_dim, c.norm ? ", norm" : "", c.cache ? ", cache" : "",
+                                       c.layout == Layout::kDense ? "" : ", odd layout");
+  const int64_t elements = c.tokens * c.head_dim * (2 * c.heads + (c.cache ? 5 : 3) * c.kv_heads);
+  return {name, elements, [c](const Ops& ops, SampleTensors& make) { return RunQkv(c, ops, make); }};
+}
+
+// As decoders call it, with and without a norm of queries and keys, and as encoders do.
+std::vector<Sample> ModelQkvSamples(const OpDims& dims) {
+  const int64_t group = std::max<int64_t>(dims.num_heads / dims.num_kv_heads, 1);
+  const int64_t per_kv_head = std::max<int64_t>(group * dims.head_dim, 1);
+  const int64_t kv_heads = std::clamp<int64_t>(kWidestHeads / per_kv_head, 1, dims.num_kv_heads);
+  const int64_t heads = kv_heads * group, rotary_dim = dims.head_dim / 2 * 2;
+  return {QkvSample({3, heads, kv_heads, dims.head_dim, rotary_dim}),
+          QkvSample({3, heads, kv_heads, dims.head_dim, rotary_dim, /*norm=*/true}),
+          QkvSample({3, heads, kv_heads, dims.head_dim, 0, /*norm=*/false, /*cache=*/false})};
 }
 
 struct SamplingCase {
@@ -134,13 +166,7 @@ std::vector<Sample> LayerNormSamples() { return NormSamples(/*layer_norm=*/true)
 std::vector<Sample> ActMulSamples() {
   std::vector<Sample> samples;
   for (const std::string activation : {"silu", "gelu", "gelu_tanh"}) {
-    for (const MatrixCase& c : kMatrices) {
-      const auto run = [c, activation](const Ops& ops, SampleTensors& make) -> SampleResult {
-        const auto [y, scale] = ops.act_mul(Make(make, c, 2), activation, false);
-        return {y, scale};
-      };
-      samples.push_back({activation + " " + Name(c), 3 * c.rows * c.width, run});
-    }
+    for (const MatrixCase& c : kMatrices) samples.push_back(ActMulSample(c, activation));
   }
   return samples;
 }
@@ -161,13 +187,7 @@ std::vector<Sample> QkvRopeWriteKvSamples() {
                                       {11, 4, 2, 64, 64, false, true, Layout::kMisaligned},
                                       {64, 16, 8, 128, 128, true}};
   std::vector<Sample> samples;
-  for (const QkvCase& c : cases) {
-    const std::string name = fmt::format("{} tokens, {}/{} heads of {}, {} rotated{}{}{}", c.tokens, c.heads,
-                                         c.kv_heads, c.head_dim, c.rotary_dim, c.norm ? ", norm" : "",
-                                         c.cache ? ", cache" : "", c.layout == Layout::kDense ? "" : ", odd layout");
-    const int64_t elements = c.tokens * c.head_dim * (2 * c.heads + (c.cache ? 5 : 3) * c.kv_heads);
-    samples.push_back({name, elements, [c](const Ops& ops, SampleTensors& make) { return RunQkv(c, ops, make); }});
-  }
+  for (const QkvCase& c : cases) samples.push_back(QkvSample(c));
   return samples;
 }
 
@@ -182,6 +202,21 @@ std::vector<Sample> SampleSamples() {
   }
   samples.push_back(SamplingSample(kSamplings.back(), 1, 151936, false));
   return samples;
+}
+
+std::vector<Sample> ModelSamples(const std::string& op, const OpDims& dims) {
+  if (op == "rms_norm" || op == "layer_norm") {
+    const MatrixCase rows{3, std::min(dims.hidden_size, kWidest)};
+    return {NormSample(rows, false, op == "layer_norm"), NormSample(rows, true, op == "layer_norm")};
+  }
+  if (op == "act_mul") {
+    const MatrixCase rows{2, std::min(dims.intermediate_size, kWidest)};
+    return {ActMulSample(rows, "silu"), ActMulSample(rows, "gelu"), ActMulSample(rows, "gelu_tanh")};
+  }
+  if (op == "qkv_rope_write_kv") return ModelQkvSamples(dims);
+  TORCH_CHECK(op == "sample", "no samples of ", op);
+  const int64_t vocab = std::min(dims.vocab_size, kWidest);
+  return {SamplingSample(kSamplings.front(), 1, vocab, false), SamplingSample(kSamplings.back(), 1, vocab, false)};
 }
 
 }  // namespace automodeld

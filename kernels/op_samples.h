@@ -3,6 +3,8 @@
 #ifndef KERNELS_OP_SAMPLES_H_
 #define KERNELS_OP_SAMPLES_H_
 
+#include <cstdint>
+#include <string>
 #include <vector>
 
 #include "kernels/samples.h"
@@ -14,6 +16,21 @@ std::vector<Sample> LayerNormSamples();
 std::vector<Sample> ActMulSamples();
 std::vector<Sample> QkvRopeWriteKvSamples();
 std::vector<Sample> SampleSamples();
+
+// A model's dimensions, as far as its operations' shapes follow from them.
+struct OpDims {
+  int64_t hidden_size = 0;
+  int64_t intermediate_size = 0;
+  int64_t num_heads = 0;
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t vocab_size = 0;
+};
+
+// A few rows of one op (by name) at a model's shapes, in each way that models call it: to try a version in milliseconds
+// before it is put to use. Dimensions beyond those of any real model are cut, so that a wrong config.json cannot take
+// the memory.
+std::vector<Sample> ModelSamples(const std::string& op, const OpDims& dims);
 
 }  // namespace automodeld
 

@@ -51,8 +51,9 @@ Ops EagerOps() {
 }
 
 std::vector<std::string> OpNames() {
-  const Ops ops = EagerOps();
-  return {ops.rms_norm.name, ops.layer_norm.name, ops.qkv_rope_write_kv.name, ops.act_mul.name, ops.sample.name};
+  std::vector<std::string> names;
+  ForEachOp([&](const auto& op) { names.push_back(op.name); }, EagerOps());
+  return names;
 }
 
 FusedOps FindFusedOps(const Ops& eager, std::span<const std::string> ops, at::Device device, at::ScalarType dtype) {

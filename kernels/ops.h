@@ -77,6 +77,16 @@ struct Ops {
       sample;
 };
 
+// Calls visit with every operation's entry, in the table's order; of several tables with the entries side by side.
+template <typename Visit, typename... Tables>
+void ForEachOp(const Visit& visit, Tables&&... tables) {
+  visit(tables.rms_norm...);
+  visit(tables.layer_norm...);
+  visit(tables.qkv_rope_write_kv...);
+  visit(tables.act_mul...);
+  visit(tables.sample...);
+}
+
 // The definition: plain ATen, float32 where transformers uses float32. Works on every device and for every dtype.
 Ops EagerOps();
 

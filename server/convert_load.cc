@@ -124,11 +124,6 @@ absl::StatusOr<EngineConfig> ToEngineConfig(const v1::EngineConfig& proto) {
   return config;
 }
 
-absl::Status CheckLater(const v1::LoadModelRequest& request) {
-  if (!request.op_overrides().empty()) return NotYet("op_overrides", "an override");
-  return absl::OkStatus();
-}
-
 // What needs no conversion; what is not given keeps its default.
 void TakeGiven(const v1::LoadModelRequest& request, LoadOptions* options) {
   options->model = Name(request);
@@ -139,6 +134,7 @@ void TakeGiven(const v1::LoadModelRequest& request, LoadOptions* options) {
   options->seed = request.seed();
   options->allow_unread_tensors = request.allow_unread_tensors();
   options->check_only = request.check_only();
+  options->op_overrides = {request.op_overrides().begin(), request.op_overrides().end()};
   if (request.has_use_liger_kernel()) options->use_liger_kernel = request.use_liger_kernel();
   if (request.has_use_sdpa_patching()) options->use_sdpa_patching = request.use_sdpa_patching();
   if (request.has_torch_dtype()) options->torch_dtype = request.torch_dtype();
@@ -151,7 +147,6 @@ void TakeGiven(const v1::LoadModelRequest& request, LoadOptions* options) {
 
 absl::StatusOr<LoadOptions> ToLoadOptions(const v1::LoadModelRequest& request) {
   RETURN_IF_ERROR(CheckSource(request));
-  RETURN_IF_ERROR(CheckLater(request));
   LoadOptions options;
   TakeGiven(request, &options);
   RETURN_IF_ERROR(CheckName(options.model));

@@ -45,7 +45,7 @@ const Row kRows[] = {
     {"automodeld.v1.LoadModelRequest.device",
      "\"auto\" (a GPU if there is one), \"cpu\", \"cuda\" or \"cuda:N\". Default: \"auto\"."},
     {"automodeld.v1.LoadModelRequest.op_overrides",
-     "Operation name -> name of a registered operation of the same signature, such as \"rms_norm\": \"mycorp::rms_norm\". Default: none. Any is UNIMPLEMENTED in this version."},
+     "Operation name -> name of an operation of the same signature that a library of --op-library has registered, such as \"rms_norm\": \"mycorp::rms_norm\". It takes the place of the eager or fused one. Refused: an operation that the architecture does not call, a name that is not registered, another signature, other results than eager\'s at this model\'s shapes. Default: none."},
     {"automodeld.v1.LoadModelRequest.allow_fallback",
      "Take the next best way where a step fails, and report it; false: any fallback is FAILED_PRECONDITION. Default: true."},
     {"automodeld.v1.LoadModelRequest.allow_unread_tensors",

@@ -38,7 +38,6 @@ struct Traits {
 
 struct DecoderConfig {
   ModelShape shape;
-  int64_t intermediate_size = 0;
   std::string activation;
   double eps = 1e-6;
   bool qkv_bias = false;
@@ -107,7 +106,7 @@ absl::StatusOr<DecoderConfig> ReadDecoder(const Config& config, const Traits& tr
   DecoderConfig c;
   ReadShape(read, traits, c.shape);
   c.shape.windows = ReadWindows(read, traits.window, c.shape.num_layers);
-  c.intermediate_size = read.Int("intermediate_size", traits.intermediate_size, 1, kMaxDim);
+  c.shape.intermediate_size = read.Int("intermediate_size", traits.intermediate_size, 1, kMaxDim);
   c.eps = read.Double("rms_norm_eps", 1e-6, 0.0, 1.0);
   c.tied = read.Bool("tie_word_embeddings", false);
   const bool bias = traits.bias == Bias::kConfig && read.Bool("attention_bias", false);
@@ -148,7 +147,7 @@ class Layer {
         post_attention_norm_(w / "post_attention_layernorm", c.shape.hidden_size, c.eps, ops),
         mlp_(w / "mlp",
              {.hidden_size = c.shape.hidden_size,
-              .intermediate_size = c.intermediate_size,
+              .intermediate_size = c.shape.intermediate_size,
               .activation = c.activation,
               .bias = c.mlp_bias},
              ops) {}

@@ -79,6 +79,17 @@ def test_each_fallback_leaves_a_warning(falls_back, model_root):
     assert [line[:len(start)] for line, start in zip(warnings, expected, strict=True)] == expected
 
 
+def test_each_note_leaves_a_warning_and_counts_as_no_fallback(model_root):
+    with Daemon("--model-root", str(model_root)) as daemon:
+        report = daemon.load("kjv", sdpa_method=[models_pb2.SDPA_METHOD_MATH])
+        counted = daemon.metric("automodeld_model_load_fallbacks_total")
+        daemon.stop()
+        warnings = [line["message"] for line in json_logs(daemon) if line["level"] == "warning"]
+    assert list(report.notes) == ["sdpa_method=[MATH] has no effect under flash_attention_2:cpu"]
+    assert not report.attempts and counted == 0
+    assert warnings == [f"model kjv: {note}" for note in report.notes]
+
+
 def test_a_checked_model_is_not_said_to_be_loaded(model_root):
     with Daemon("--model-root", str(model_root)) as daemon:
         daemon.load("kjv", model="tried", check_only=True)

@@ -111,9 +111,7 @@ INSTANTIATE_TEST_SUITE_P(
             },
             kInvalid, "revision: 257 bytes is outside 0..256"},
         Row{"EmptyFilter", [](auto& r) { r.mutable_fp8_config()->add_filter_fqns(""); }, kInvalid,
-            "fp8_config.filter_fqns: an empty name"},
-        Row{"OpOverrides", [](auto& r) { (*r.mutable_op_overrides())["rms_norm"] = "x::y"; }, kLater,
-            "op_overrides: "}),
+            "fp8_config.filter_fqns: an empty name"}),
     [](const auto& row) { return row.param.name; });
 
 }  // namespace

@@ -311,11 +311,13 @@ TEST(Load, EveryFieldReachesTheLoaderWithItsDefaultFilledIn) {
   request.mutable_fp8_config()->add_filter_fqns("lm_head");
   request.mutable_engine()->set_max_model_len(64);
   request.set_auto_class(v1::AUTO_CLASS_EMBEDDING);
+  (*request.mutable_op_overrides())["rms_norm"] = "mycorp::rms_norm";
   ASSERT_TRUE(LoadModel(daemon.models(), request).status.ok());
   const LoadOptions given = daemon.loader().requests().back();
   EXPECT_FALSE(given.use_liger_kernel);
   EXPECT_THAT(given.sdpa_method, ElementsAre(SdpaMethod::kMath));
   EXPECT_EQ(given.seed, 9U);
+  EXPECT_EQ(given.op_overrides, (std::map<std::string, std::string>{{"rms_norm", "mycorp::rms_norm"}}));
   EXPECT_EQ(given.config_overrides, "{\"a\": 1}");
   EXPECT_EQ(given.fp8_config->recipe_name, "tensorwise");
   EXPECT_THAT(given.fp8_config->filter_fqns, ElementsAre("lm_head"));
