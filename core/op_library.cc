@@ -2,6 +2,7 @@
 
 #include <absl/strings/str_replace.h>
 #include <dlfcn.h>
+#include <spdlog/spdlog.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -80,6 +81,12 @@ absl::Status LoadOpLibrary(const std::string& path) {
   if (!std::filesystem::is_regular_file(file, error)) return Failed(file, "not a file");
   if (const std::string reason = TryInChild(file); !reason.empty()) return Failed(file, reason);
   if (dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL) == nullptr) return Failed(file, dlerror());
+  spdlog::info("op library {} loaded", file.filename().string());
+  return absl::OkStatus();
+}
+
+absl::Status LoadOpLibraries(const std::vector<std::string>& paths) {
+  for (const std::string& path : paths) RETURN_IF_ERROR(Prefixed("--op-library: ", LoadOpLibrary(path)));
   return absl::OkStatus();
 }
 

@@ -1,4 +1,4 @@
-// Shared libraries of operations, which `serve --op-library` names.
+// Shared libraries of operations, which --op-library of `serve` and `check` names.
 //
 //   RETURN_IF_ERROR(LoadOpLibrary("/opt/mycorp/libmycorp_ops.so"));  // its TORCH_LIBRARY blocks have run
 //
@@ -9,6 +9,7 @@
 #include <absl/status/status.h>
 
 #include <string>
+#include <vector>
 
 namespace automodeld {
 
@@ -17,6 +18,9 @@ namespace automodeld {
 //   FAILED_PRECONDITION  the file's bare name and why, if it cannot be loaded, throws or crashes:
 //                        "libops.so: undefined symbol: mycorp_init"
 absl::Status LoadOpLibrary(const std::string& path);
+
+// All that --op-library names, in order; the message begins with the flag.
+absl::Status LoadOpLibraries(const std::vector<std::string>& paths);
 
 }  // namespace automodeld
 

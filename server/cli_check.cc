@@ -1,6 +1,8 @@
 #include <filesystem>
 #include <string>
+#include <vector>
 
+#include "core/op_library.h"
 #include "server/cli_command.h"
 #include "server/cli_report.h"
 #include "server/convert_load.h"
@@ -19,6 +21,11 @@ class Check {
         terminal_(line.terminal),
         fields_(command, *v1::LoadModelRequest::descriptor(), {"path", "config_json", "check_only", "revision"}) {
     command.add_option("PATH", path_, "Checkpoint folder")->required();
+    command.add_option("--op-library", op_libraries_, "Shared library whose operations --op-overrides may name")
+        ->expected(1)
+        ->allow_extra_args(false)
+        ->type_name("FILE")
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
     command.add_flag("--json", json_, "Print the report as JSON");
   }
 
@@ -38,6 +45,7 @@ class Check {
   int Load(const LoadOptions& options) {
     if (!std::filesystem::is_directory(path_)) return Fail(terminal_, absl::NotFoundError(path_ + ": no such folder"));
     SetUpLogging({.level = "error", .format = "text"}, terminal_);
+    if (const absl::Status status = LoadOpLibraries(op_libraries_); !status.ok()) return Fail(terminal_, status);
     ProgressBar bar(terminal_);
     LoadContext context;
     context.progress = [&](const LoadProgress& progress) {
@@ -55,6 +63,7 @@ class Check {
   Terminal& terminal_;
   MessageFlags fields_;
   std::string path_;
+  std::vector<std::string> op_libraries_;
   bool json_ = false;
 };
 

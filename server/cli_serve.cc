@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
-#include <filesystem>
 #include <latch>
 #include <memory>
 #include <string>
@@ -10,7 +9,6 @@
 
 #include "core/memory.h"
 #include "core/op_library.h"
-#include "core/status.h"
 #include "core/version.h"
 #include "server/address.h"
 #include "server/cli_command.h"
@@ -96,14 +94,6 @@ void PrintBanner(const ServeConfig& config, const DaemonAddresses& addresses, Te
   terminal.out << terminal.Bold("automodeld " + Version()) << "\n" << Table(rows);
   for (const std::string& line : Unprotected(addresses)) terminal.out << terminal.Red("unprotected  " + line) << "\n";
   terminal.out << std::flush;
-}
-
-absl::Status LoadOpLibraries(const std::vector<std::string>& paths) {
-  for (const std::string& path : paths) {
-    RETURN_IF_ERROR(Prefixed("--op-library: ", LoadOpLibrary(path)));
-    spdlog::info("op library {} loaded", std::filesystem::path(path).filename().string());
-  }
-  return absl::OkStatus();
 }
 
 class Serve {

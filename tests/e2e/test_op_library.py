@@ -55,6 +55,17 @@ def test_one_that_does_not_fit_is_refused_and_the_daemon_serves_on():
         assert len(greedy(daemon, "kjv")) == STEPS
 
 
+def test_check_tries_it_without_a_daemon():
+    fits = run_cli("check", BUNDLED, "--op-library", MYCORP, "--op-overrides", "rms_norm=mycorp::rms_norm")
+    assert fits.returncode == 0 and re.search(r"^patch +rms_norm: eager -> mycorp::rms_norm$", fits.stdout, re.MULTILINE)
+    differs = run_cli("check", BUNDLED, "--op-library", WRONG, "--op-library", MYCORP, "--op-overrides",
+                      "rms_norm=wrong::twice")
+    assert differs.returncode == 1
+    assert differs.stderr.startswith("automodeld: INVALID_ARGUMENT: op_overrides: rms_norm: 3 x 256: result 0 differs by")
+    broken = run_cli("check", BUNDLED, "--op-library", CRASHING)
+    assert broken.returncode == 1 and "--op-library: libcrashing_ops.so: it crashed" in broken.stderr
+
+
 @pytest.mark.parametrize("libraries, reason", [
     ([MYCORP, CLASHING], "libclashing_ops.so: Only a single TORCH_LIBRARY can be used to register the namespace mycorp"),
     ([CRASHING], "libcrashing_ops.so: it crashed while it was loaded (Segmentation fault)"),

@@ -9,6 +9,7 @@
 
 #include "core/auto_model.h"
 #include "core/op_library.h"
+#include "core/patch.h"
 #include "tests/models/tiny_model.h"
 
 namespace automodeld {
@@ -77,6 +78,35 @@ TEST_F(OpOverrides, LieOverTheFusedVersions) {
   EXPECT_THAT(loaded->report.patches,
               testing::ElementsAre(IsPatch("qkv_rope_write_kv", "cpu"), IsPatch("act_mul", "cpu"),
                                    IsPatch("sample", "cpu"), IsPatch("rms_norm", "mycorp::rms_norm")));
+}
+
+// There is no fused version for float64: the step fails.
+TEST_F(OpOverrides, AreKeptWhereTheFusedStepFails) {
+  options_.op_overrides = {{"rms_norm", "mycorp::rms_norm"}};
+  options_.use_liger_kernel = true;
+  const OpTarget target = {.architecture = "LlamaForCausalLM",
+                           .ops = {"rms_norm", "act_mul"},
+                           .dims = {32, 48, 4, 2, 8, 64},
+                           .options = at::TensorOptions(at::kDouble).device(at::kCPU)};
+  Fallbacks fused(/*allowed=*/true);
+  const auto patched = PatchOps(options_, target, fused);
+  ASSERT_TRUE(patched.ok()) << patched.status();
+  EXPECT_THAT(fused.attempts(), testing::SizeIs(1));
+  EXPECT_THAT(patched->patches, testing::ElementsAre(IsPatch("rms_norm", "mycorp::rms_norm")));
+  EXPECT_EQ(patched->ops.rms_norm.version, "mycorp::rms_norm");
+  EXPECT_EQ(patched->ops.act_mul.version, "eager");
+}
+
+TEST_F(OpOverrides, OfEveryOperationThatFusedWouldReplaceLeaveNothingToFuse) {
+  options_.op_overrides = {{"rms_norm", "mycorp::rms_norm"}};
+  options_.use_liger_kernel = true;
+  const OpTarget target = {.architecture = "NormOnly",
+                           .ops = {"rms_norm"},
+                           .dims = {32, 48, 4, 2, 8, 64},
+                           .options = at::TensorOptions(at::kDouble).device(at::kCPU)};
+  Fallbacks fused(/*allowed=*/false);
+  EXPECT_TRUE(PatchOps(options_, target, fused).ok());
+  EXPECT_THAT(fused.attempts(), IsEmpty());
 }
 
 TEST_F(OpOverrides, AreCheckedByCheckOnly) {

@@ -123,6 +123,18 @@ TEST_F(PatchFused, InstallsAllVersionsThereAre) {
   EXPECT_TRUE(fallbacks_.attempts().empty());
 }
 
+TEST_F(PatchFused, OnAGpuEachOpIsPatchedOrNotedAndNothingFails) {
+  if (!at::hasCUDA()) GTEST_SKIP() << "no GPU";
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
+    target_.options = at::TensorOptions(dtype).device(at::kCUDA);
+    Fallbacks strict(/*allowed=*/false);
+    const auto patched = PatchOps(LoadOptions(), target_, strict);
+    ASSERT_TRUE(patched.ok()) << patched.status();
+    EXPECT_FALSE(patched->patches.empty());
+    EXPECT_EQ(patched->patches.size() + patched->notes.size(), OpNames().size());
+  }
+}
+
 TEST_F(PatchFused, WhatIsUnavailableIsNotedAndNoFallback) {
   const std::vector<std::string> ops = {"rms_norm"};
   fused_ = FindFusedOps(EagerOps(), ops, at::kCPU, at::kFloat);
