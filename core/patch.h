@@ -75,8 +75,8 @@ struct PatchedOps {
 absl::StatusOr<PatchedOps> PatchOps(const LoadOptions& options, const OpTarget& target, Fallbacks& fused);
 
 // Puts the fused versions into the table: all there are, or none if one has another signature, throws or gives other
-// values than eager. That, and that there are none at all, is a fallback; of an operation that has none alone it is
-// noted that it stays eager.
+// values than eager. That is a fallback, and so is an architecture that calls no operation of the table. Of each
+// operation that has no fused version here it is noted that it stays eager.
 absl::StatusOr<PatchedOps> PatchFusedKernels(const Ops& eager, const FusedOps& fused, const OpTarget& target,
                                              Fallbacks& fallbacks);
 

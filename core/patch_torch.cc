@@ -163,10 +163,9 @@ absl::StatusOr<PatchedAttention> PatchAttention(const LoadOptions& options, cons
 absl::StatusOr<PatchedOps> PatchFusedKernels(const Ops& eager, const FusedOps& fused, const OpTarget& target,
                                              Fallbacks& fallbacks) {
   PatchedOps result{.ops = eager, .patches = {}, .notes = {}};
-  if (fused.patched.empty() && fused.unpatched.empty()) return result;
   const absl::Status status =
-      fused.patched.empty() ? absl::UnimplementedError(absl::StrJoin(fused.unpatched, "; ", absl::PairFormatter(": ")))
-                            : CheckFused(eager, fused, target);
+      target.ops.empty() ? absl::UnimplementedError(target.architecture + " calls no operation that could be fused")
+                         : CheckFused(eager, fused, target);
   if (absl::IsResourceExhausted(status)) return status;
   if (!status.ok()) {
     RETURN_IF_ERROR(fallbacks.Take("use_liger_kernel", std::string(status.message()), "eager operations"));

@@ -147,9 +147,20 @@ TEST_F(PatchFused, WhatIsUnavailableIsNotedAndNoFallback) {
   EXPECT_TRUE(strict.attempts().empty());
 }
 
-TEST_F(PatchFused, NoVersionAtAllIsAFallback) {
-  fused_ = {.ops = EagerOps(), .patched = {}, .unpatched = {{"rms_norm", "none"}, {"sample", "none"}}};
-  ExpectNothingInstalled("rms_norm: none; sample: none");
+TEST_F(PatchFused, NoVersionAtAllIsNotedOpByOpAndNoFallback) {
+  fused_ = FindFusedOps(EagerOps(), target_.ops, at::kCPU, at::kComplexFloat);
+  Fallbacks strict(/*allowed=*/false);
+  const auto patched = PatchFusedKernels(EagerOps(), fused_, target_, strict);
+  ASSERT_TRUE(patched.ok()) << patched.status();
+  EXPECT_TRUE(patched->patches.empty());
+  ASSERT_EQ(patched->notes.size(), OpNames().size());
+  EXPECT_EQ(patched->notes[0], "rms_norm stays eager: no fused version for cpu and ComplexFloat");
+}
+
+TEST_F(PatchFused, AnArchitectureThatCallsNoOperationIsAFallback) {
+  target_.ops.clear();
+  fused_ = FindFusedOps(EagerOps(), target_.ops, at::kCPU, at::kFloat);
+  ExpectNothingInstalled("LlamaForCausalLM calls no operation that could be fused");
 }
 
 TEST_F(PatchFused, OneOtherSignatureInstallsNone) {
