@@ -32,7 +32,7 @@ SdpaBackend BackendOf(SdpaMethod method) {
 std::vector<SdpaMethod> Methods(const LoadOptions& options) {
   if (!options.sdpa_method.empty()) return options.sdpa_method;
   std::vector<SdpaMethod> all;
-  for (const SdpaMethodName& known : kSdpaMethods) all.push_back(known.method);
+  std::ranges::transform(kSdpaMethods, std::back_inserter(all), &SdpaMethodName::method);
   return all;
 }
 
@@ -47,7 +47,7 @@ std::string MethodsText(const std::vector<SdpaMethod>& methods) {
 absl::StatusOr<PatchedAttention> MakeSdpa(const LoadOptions& options, const AttentionNeeds& needs, Fallbacks& sdpa) {
   const std::vector<SdpaMethod> methods = Methods(options);
   std::vector<SdpaBackend> order;
-  for (const SdpaMethod method : methods) order.push_back(BackendOf(method));
+  std::ranges::transform(methods, std::back_inserter(order), BackendOf);
   auto ordered = MakeAttention("sdpa", needs, order);
   if (ordered.ok()) return PatchedAttention{*std::move(ordered), {}};
   if (!absl::IsUnimplemented(ordered.status())) return ordered.status();

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 
 namespace automodeld {
 namespace {
@@ -187,7 +188,7 @@ std::vector<Sample> QkvRopeWriteKvSamples() {
                                       {11, 4, 2, 64, 64, false, true, Layout::kMisaligned},
                                       {64, 16, 8, 128, 128, true}};
   std::vector<Sample> samples;
-  for (const QkvCase& c : cases) samples.push_back(QkvSample(c));
+  std::ranges::transform(cases, std::back_inserter(samples), QkvSample);
   return samples;
 }
 

@@ -2,8 +2,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <future>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <utility>
@@ -128,7 +130,8 @@ class ServedSdpa {
     }
     EXPECT_EQ(engine_->Submit(requests), absl::OkStatus());
     std::vector<std::string> answers;
-    for (const auto& sink : sinks) answers.push_back(Bits(sink->AwaitFinish()));
+    std::ranges::transform(sinks, std::back_inserter(answers),
+                           [](const auto& sink) { return Bits(sink->AwaitFinish()); });
     return answers;
   }
 
