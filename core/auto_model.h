@@ -187,6 +187,27 @@ class AutoModel {
                                                 const LoadContext& context);
 };
 
+// The same for one class of models; an architecture of another class is INVALID_ARGUMENT. Follows nemo_automodel's
+// NeMoAutoModelForCausalLM and NeMoAutoModelForImageTextToText.
+template <AutoClass kClass>
+class AutoModelOf {
+ public:
+  static absl::StatusOr<LoadedModel> FromPretrained(const std::string& path, LoadOptions options,
+                                                    const LoadContext& context) {
+    options.auto_class = kClass;
+    return AutoModel::FromPretrained(path, options, context);
+  }
+  static absl::StatusOr<LoadedModel> FromConfig(const std::string& config_json, LoadOptions options,
+                                                const LoadContext& context) {
+    options.auto_class = kClass;
+    return AutoModel::FromConfig(config_json, options, context);
+  }
+};
+
+using AutoModelForCausalLM = AutoModelOf<AutoClass::kCausalLM>;
+using AutoModelForImageTextToText = AutoModelOf<AutoClass::kImageTextToText>;  // no architecture yet
+using AutoModelForEmbedding = AutoModelOf<AutoClass::kEmbedding>;
+
 }  // namespace automodeld
 
 #endif  // CORE_AUTO_MODEL_H_

@@ -248,7 +248,8 @@ class Loading {
         .vocab_size = static_cast<int>(shape_.vocab_size),
         .hidden_size = static_cast<int>(shape_.hidden_size),
         .num_layers = static_cast<int>(shape_.num_layers),
-        .can_generate = shape_.causal && serves(AutoClass::kCausalLM) && options_.auto_class != AutoClass::kEmbedding,
+        .can_generate = shape_.causal && options_.auto_class != AutoClass::kEmbedding &&
+                        (serves(AutoClass::kCausalLM) || serves(AutoClass::kImageTextToText)),
         .can_embed = serves(AutoClass::kEmbedding),
         .has_chat_template = loaded_.tokenizer != nullptr && loaded_.tokenizer->has_chat_template()};
   }

@@ -66,7 +66,7 @@ struct WeightPlan {
   Fp8Plan fp8;
   bool planning = true;                      // Weights adds groups to `fp8`; else it asks
   std::map<std::string, LinearWeight> read;  // plain tensors by name, for another try
-  std::function<absl::Status()> fp8_fault;   // tests: an error here is one of the FP8 step
+  std::function<absl::Status()> fp8_fault = [] { return absl::OkStatus(); };  // for tests: an error of the FP8 step
 };
 
 // A scope of names in a source. Cheap to copy; valid while the source and the plan are.
@@ -107,6 +107,7 @@ class Weights {
   at::Tensor MakePlain(const LinearGroup& group) const;
   void ReadFp8(const std::string& fqn, const Fp8Weight& to) const;
   void Quantize(const at::Tensor& weight, const Fp8Weight& to) const;
+  Fp8Weight InFp8Step(const std::function<Fp8Weight()>& make) const;
   LinearWeight Kept(LinearWeight weight) const;
 
   WeightSource* source_;

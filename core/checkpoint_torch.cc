@@ -66,7 +66,7 @@ LinearWeight Weights::Matrix(const std::vector<std::string>& members, const std:
   for (const std::string& member : members) {
     group.fqns.push_back(member.empty() ? scope_.substr(0, scope_.size() - 1) : scope_ + member);
   }
-  if (DecideFp8(group)) return Kept(MakeFp8(group));
+  if (DecideFp8(group)) return Kept(InFp8Step([&] { return MakeFp8(group); }));
   return Kept(Once(group.fqns[0] + ".weight", [&] { return PackWeight(MakePlain(group)); }));
 }
 
@@ -74,10 +74,12 @@ LinearWeight Weights::Tied(const at::Tensor& tied) const {
   const LinearGroup group{
       .fqns = {scope_.substr(0, scope_.size() - 1)}, .out_dims = {tied.size(0)}, .in_dim = tied.size(1)};
   if (!DecideFp8(group)) return tied;
-  Fp8Weight copy = EmptyFp8Weight(tied.size(0), tied.size(1), options_.device());
-  copy.emulate = plan_->fp8.emulate();
-  Quantize(tied, copy);
-  return Kept(copy);
+  return Kept(InFp8Step([&] {
+    Fp8Weight copy = EmptyFp8Weight(tied.size(0), tied.size(1), options_.device());
+    copy.emulate = plan_->fp8.emulate();
+    Quantize(tied, copy);
+    return copy;
+  }));
 }
 
 double Weights::Scale(const std::string& name) const {
@@ -142,10 +144,6 @@ bool Weights::DecideFp8(const LinearGroup& group) const {
 }
 
 Fp8Weight Weights::MakeFp8(const LinearGroup& group) const {
-  const bool fails = plan_->fp8_fault && !plan_->planning;
-  if (const absl::Status status = fails ? plan_->fp8_fault() : absl::OkStatus(); !status.ok()) {
-    throw Fp8Failure(std::string(status.message()));
-  }
   const bool blocks = std::ranges::any_of(
       group.fqns, [this](const std::string& fqn) { return FormOf(fqn) == StoredWeight::kFp8Blocks; });
   Fp8Weight all = EmptyFp8Weight(std::reduce(group.out_dims.begin(), group.out_dims.end()), group.in_dim,
@@ -205,10 +203,19 @@ void Weights::ReadFp8(const std::string& fqn, const Fp8Weight& to) const {
 
 void Weights::Quantize(const at::Tensor& weight, const Fp8Weight& to) const {
   if (weight.is_meta()) return;
+  const Fp8Weight rows{.values = to.values, .scale = to.scale.narrow(1, 0, 1)};
+  QuantizeWeight(weight, plan_->fp8.per_row() ? Fp8Scaling::kRow : Fp8Scaling::kTensor, rows);
+  to.scale.copy_(rows.scale.expand_as(to.scale));
+}
+
+// What goes wrong in the step is its own failure, unless memory has run out.
+Fp8Weight Weights::InFp8Step(const std::function<Fp8Weight()>& make) const {
+  if (plan_->planning) return make();
   try {
-    Fp8Weight rows{.values = to.values, .scale = to.scale.narrow(1, 0, 1)};
-    QuantizeWeight(weight, plan_->fp8.per_row() ? Fp8Scaling::kRow : Fp8Scaling::kTensor, rows);
-    to.scale.copy_(rows.scale.expand_as(to.scale));
+    if (const absl::Status status = plan_->fp8_fault(); !status.ok()) throw Fp8Failure(std::string(status.message()));
+    return make();
+  } catch (const Fp8Failure&) {
+    throw;
   } catch (const std::exception& error) {
     const absl::Status status = StatusOfException(error);
     if (absl::IsResourceExhausted(status)) throw;
