@@ -19,6 +19,12 @@ absl::StatusOr<std::unique_ptr<AttentionBackend>> MakeAttention(const std::strin
   return absl::UnimplementedError("flash_attention_2 has no CUDA version in this build yet");
 }
 
+AttentionFactors FactorsOf(const AttentionLayer& layer, const KvCache* kv) {
+  if (kv == nullptr) return {.scores = layer.scale, .results = 1.0};
+  return {.scores = layer.scale * ReadScale(kv->dtype(), layer.k_scale),
+          .results = ReadScale(kv->dtype(), layer.v_scale)};
+}
+
 at::Tensor AttentionMask(const at::Tensor& contexts, int64_t rows, int64_t keys, const AttentionLayer& layer,
                          at::TensorOptions options) {
   const at::TensorOptions index = contexts.options();

@@ -17,22 +17,9 @@
 #include <string>
 #include <vector>
 
+#include "kernels/kv_cache.h"
+
 namespace automodeld {
-
-// Paged keys and values of all layers, page-major: a page holds K and V of every layer in one contiguous piece.
-class KvCache {
- public:
-  KvCache(int64_t num_pages, int64_t num_layers, int64_t page_size, int64_t kv_heads, int64_t head_dim,
-          at::TensorOptions options);
-
-  at::Tensor keys(int64_t layer) const;    // view [pages, page_size, kv_heads, head_dim], strided
-  at::Tensor values(int64_t layer) const;  // the same shape
-  int64_t page_size() const { return pages_.size(3); }
-  int64_t bytes() const { return static_cast<int64_t>(pages_.nbytes()); }
-
- private:
-  at::Tensor pages_;  // [pages, layers, 2, page_size, kv_heads, head_dim]
-};
 
 // One sequence's rows of a step.
 struct SequenceRows {
@@ -43,7 +30,7 @@ struct SequenceRows {
 };
 
 // A step's sequences: `paged` (decode first, then prefill) read K and V from the cache, in which this step's rows are
-// already written; `ragged` attend to their own rows only.
+// already written, so that a prompt sees what its decode rows will see; `ragged` attend to their own rows only.
 struct AttentionStep {
   std::vector<SequenceRows> paged;
   std::vector<SequenceRows> ragged;
@@ -60,6 +47,8 @@ struct AttentionLayer {
   double scale = 1.0;
   int64_t window = 0;  // a row at position p attends to (p - window, p]; 0: no window
   bool causal = true;
+  double k_scale = 1.0;  // of the layer's keys and values in a float8_e4m3fn cache (kernels/kv_cache.h)
+  double v_scale = 1.0;
 };
 
 // What a backend must be able to do; checked when the model is planned.
@@ -79,8 +68,8 @@ class AttentionBackend {
   // Such as "eager", "sdpa:MATH" or "flash_attention_2:cpu"; goes to the load report.
   virtual const std::string& name() const = 0;
   virtual void Plan(const AttentionStep& step) = 0;
-  // q: [tokens, heads, head_dim]; k, v: [tokens, kv_heads, head_dim], read for ragged rows only; kv may be null if
-  // nothing is paged. Result: [tokens, heads * head_dim], of q's dtype.
+  // q: [tokens, heads, head_dim]; k, v: [tokens, kv_heads, head_dim], read for ragged rows only; kv, of any of its
+  // types whatever q's, may be null if nothing is paged. Result: [tokens, heads * head_dim], of q's dtype.
   virtual at::Tensor Run(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                          const KvCache* kv) = 0;
 };

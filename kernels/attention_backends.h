@@ -18,6 +18,14 @@ AttentionOr MakeEagerAttention(const AttentionNeeds& needs);
 AttentionOr MakeSdpaAttention(const AttentionNeeds& needs, std::span<const SdpaBackend> order);
 AttentionOr MakeCpuFlashAttention(const AttentionNeeds& needs);
 
+// What the scores of a layer and its results are multiplied with: over elements as a cache holds them the cache's
+// scales are in it; `kv` null: for ragged rows.
+struct AttentionFactors {
+  double scores = 1.0;
+  double results = 1.0;
+};
+AttentionFactors FactorsOf(const AttentionLayer& layer, const KvCache* kv);
+
 // Which keys a row sees, as additive values: 0 where the row may look, minus infinity elsewhere.
 // contexts: [batch] int64, the tokens of each sequence. The `rows` rows of a sequence are its last ones. Result:
 // [batch, 1, rows, keys] of `options`; its rows lie a multiple of 16 elements apart, as CUDA kernels want.

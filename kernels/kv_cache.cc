@@ -1,9 +1,11 @@
-#include "kernels/attention.h"
+#include "kernels/kv_cache.h"
 
 namespace automodeld {
 namespace {
 
 constexpr int64_t kKeys = 0, kValues = 1;
+constexpr double kMaxE4m3 = 448.0;
+constexpr double kMinScale = 1e-30, kMaxScale = 1e30;  // so that neither it nor its reciprocal leaves float32
 
 }  // namespace
 
@@ -15,5 +17,24 @@ KvCache::KvCache(int64_t num_pages, int64_t num_layers, int64_t page_size, int64
 
 at::Tensor KvCache::keys(int64_t layer) const { return pages_.select(1, layer).select(1, kKeys); }
 at::Tensor KvCache::values(int64_t layer) const { return pages_.select(1, layer).select(1, kValues); }
+
+double ReadScale(at::ScalarType type, double scale) { return type == at::kFloat8_e4m3fn ? scale : 1.0; }
+
+float WriteScale(const char* what, at::ScalarType type, double scale) {
+  if (type != at::kFloat8_e4m3fn) return 1.0f;
+  TORCH_CHECK(scale >= kMinScale && scale <= kMaxScale, what, ": ", scale, " is outside 1e-30..1e30");
+  return static_cast<float>(1.0 / scale);
+}
+
+at::Tensor ToCache(const at::Tensor& x, at::ScalarType type, float write_scale) {
+  if (type != at::kFloat8_e4m3fn) return x.to(type);
+  return (x.to(at::kFloat) * static_cast<double>(write_scale)).clamp(-kMaxE4m3, kMaxE4m3).to(type);
+}
+
+at::Tensor StoredBytes(const at::Tensor& x) { return x.scalar_type() == at::kFloat8_e4m3fn ? x.view(at::kByte) : x; }
+
+at::Tensor SelectStored(const at::Tensor& x, const at::Tensor& index) {
+  return StoredBytes(x).index_select(0, index).view(x.scalar_type());
+}
 
 }  // namespace automodeld

@@ -91,16 +91,16 @@ SampleResult RunQkv(const QkvCase& c, const Ops& ops, SampleTensors& make) {
   if (c.rotary_dim > 0) cos_sin = make.Float({kPositions, 2, c.rotary_dim / 2});
   const at::Tensor positions = make.Integers({c.tokens}, kPositions);
   if (!c.cache) {
-    const auto [q, k, v] =
-        ops.qkv_rope_write_kv(qkv, c.heads, c.kv_heads, q_norm, k_norm, 1e-6, cos_sin, positions, keys, values, slots);
+    const auto [q, k, v] = ops.qkv_rope_write_kv(qkv, c.heads, c.kv_heads, q_norm, k_norm, 1e-6, cos_sin, positions,
+                                                 keys, values, slots, 1.0, 1.0);
     return {q, k, v};
   }
   const at::Tensor cache = make.Filled({kPages, kLayers, 2, kPageSize, c.kv_heads, c.head_dim}, 7.0);
   keys = cache.select(1, 1).select(1, 0);
   values = cache.select(1, 1).select(1, 1);
   slots = make.Permutation(c.tokens, kPages * kPageSize);
-  const auto [q, k, v] =
-      ops.qkv_rope_write_kv(qkv, c.heads, c.kv_heads, q_norm, k_norm, 1e-6, cos_sin, positions, keys, values, slots);
+  const auto [q, k, v] = ops.qkv_rope_write_kv(qkv, c.heads, c.kv_heads, q_norm, k_norm, 1e-6, cos_sin, positions, keys,
+                                               values, slots, 1.0, 1.0);
   return {q, k, v, cache};
 }
 

@@ -15,8 +15,8 @@ constexpr char kLayerNorm[] =
     "(Tensor, Tensor, Tensor)";
 constexpr char kQkvRopeWriteKv[] =
     "qkv_rope_write_kv(Tensor qkv, int heads, int kv_heads, Tensor? q_norm, Tensor? k_norm, float eps, "
-    "Tensor? cos_sin, Tensor positions, Tensor(a!)? k_cache, Tensor(b!)? v_cache, Tensor? kv_slots) -> "
-    "(Tensor, Tensor, Tensor)";
+    "Tensor? cos_sin, Tensor positions, Tensor(a!)? k_cache, Tensor(b!)? v_cache, Tensor? kv_slots, "
+    "float k_scale, float v_scale) -> (Tensor, Tensor, Tensor)";
 constexpr char kActMul[] = "act_mul(Tensor gate_up, str activation, bool quantize) -> (Tensor, Tensor)";
 constexpr char kSample[] =
     "sample(Tensor logits, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p, Tensor seeds, "

@@ -52,13 +52,14 @@ struct Ops {
   // Splits qkv [tokens, (heads + 2 * kv_heads) * head_dim] into q, k, v; norms q and k per head if weights are given
   // (Qwen3); rotates q and k by cos_sin [max_positions, 2, rotary_dim / 2] (float32; cosine, sine) at `positions`
   // (undefined cos_sin: no rotation), halves layout as transformers' rotate_half, the rest of head_dim unrotated;
-  // writes k and v into the cache views [pages, page_size, kv_heads, head_dim] at kv_slots (none: writes nothing).
-  // Gives q [tokens, heads, head_dim] and k, v [tokens, kv_heads, head_dim], of qkv's dtype.
+  // writes k and v into the cache views [pages, page_size, kv_heads, head_dim] at kv_slots (none: writes nothing), in
+  // the cache's type: as k / k_scale and v / v_scale if that is float8_e4m3fn (kernels/kv_cache.h). Gives q
+  // [tokens, heads, head_dim] and k, v [tokens, kv_heads, head_dim] of qkv's dtype, k and v not rounded to the cache's.
   Op<std::tuple<at::Tensor, at::Tensor, at::Tensor>(
       const at::Tensor& qkv, int64_t heads, int64_t kv_heads, const std::optional<at::Tensor>& q_norm,
       const std::optional<at::Tensor>& k_norm, double eps, const std::optional<at::Tensor>& cos_sin,
       const at::Tensor& positions, const std::optional<at::Tensor>& k_cache, const std::optional<at::Tensor>& v_cache,
-      const std::optional<at::Tensor>& kv_slots)>
+      const std::optional<at::Tensor>& kv_slots, double k_scale, double v_scale)>
       qkv_rope_write_kv;
 
   // gate_up [tokens, 2 * n], gate first: y = act(gate) * up, and its per-row scale (undefined unless quantised).

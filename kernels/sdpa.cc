@@ -73,13 +73,14 @@ SdpaGroup MakeRaggedGroup(const SequenceRows& rows, at::Device device) {
           .first_row = rows.first_row};
 }
 
-// cache: [pages, page_size, kv_heads, head_dim] -> [batch, kv_heads, keys, head_dim]
-at::Tensor Gather(const at::Tensor& cache, const SdpaGroup& group) {
+// cache: [pages, page_size, kv_heads, head_dim] -> [batch, kv_heads, keys, head_dim] as `dtype`
+at::Tensor Gather(const at::Tensor& cache, const SdpaGroup& group, at::ScalarType dtype) {
   const int64_t width = cache.size(2) * cache.size(3);  // a slot is a row of a table that starts at the view
   const int64_t page_rows = cache.stride(0) / width;
   const at::Tensor table =
       cache.as_strided({(cache.size(0) - 1) * page_rows + cache.size(1), width}, {width, 1}, cache.storage_offset());
-  return table.index_select(0, group.page * page_rows + group.offset)
+  return SelectStored(table, group.page * page_rows + group.offset)
+      .to(dtype)
       .view({group.contexts.size(0), group.keys, cache.size(2), cache.size(3)})
       .transpose(1, 2);
 }
@@ -104,7 +105,9 @@ class SdpaAttention final : public AttentionBackend {
                  const KvCache* kv) override {
     at::Tensor out = at::zeros({q.size(0), q.size(1) * q.size(2)}, q.options());
     for (size_t i = 0; i < groups_.size(); ++i) {
-      const at::Tensor result = kernel_.function(Call(layer, i, q, k, v, kv));  // [batch, heads, rows, head_dim]
+      at::Tensor result = kernel_.function(Call(layer, i, q, k, v, kv));  // [batch, heads, rows, head_dim]
+      const double factor = FactorsOf(layer, groups_[i].page.defined() ? kv : nullptr).results;
+      if (factor != 1.0) result = result * factor;
       Write(groups_[i], result.transpose(1, 2).reshape({-1, out.size(1)}), out);
     }
     return out;
@@ -128,10 +131,12 @@ class SdpaAttention final : public AttentionBackend {
   SdpaCall Call(const AttentionLayer& layer, size_t index, const at::Tensor& q, const at::Tensor& k,
                 const at::Tensor& v, const KvCache* kv) {
     const SdpaGroup& group = groups_[index];
-    SdpaCall call{.q = Queries(group, q), .k = {}, .v = {}, .mask = {}, .causal = false, .scale = layer.scale};
-    if (group.page.defined()) {
-      call.k = Gather(kv->keys(layer.index), group);
-      call.v = Gather(kv->values(layer.index), group);
+    const bool paged = group.page.defined();
+    const double scale = FactorsOf(layer, paged ? kv : nullptr).scores;
+    SdpaCall call{.q = Queries(group, q), .k = {}, .v = {}, .mask = {}, .causal = false, .scale = scale};
+    if (paged) {
+      call.k = Gather(kv->keys(layer.index), group, q.scalar_type());
+      call.v = Gather(kv->values(layer.index), group, q.scalar_type());
     } else {
       call.k = k.narrow(0, group.first_row, group.num_rows).transpose(0, 1).unsqueeze(0);
       call.v = v.narrow(0, group.first_row, group.num_rows).transpose(0, 1).unsqueeze(0);

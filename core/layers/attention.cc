@@ -28,7 +28,7 @@ at::Tensor SelfAttention::Forward(const at::Tensor& x, const Inputs& in) const {
     slots = in.kv_slots;
   }
   auto [q, k, v] = ops_->qkv_rope_write_kv(qkv_(x), layer_.num_heads, layer_.num_kv_heads, q_norm_, k_norm_, eps_,
-                                           cos_sin_, in.positions, keys, values, slots);
+                                           cos_sin_, in.positions, keys, values, slots, layer_.k_scale, layer_.v_scale);
   return output_(in.attention->Run(layer_, q, k, v, in.kv));
 }
 

@@ -16,7 +16,7 @@
 namespace automodeld {
 
 struct SelfAttentionOptions {
-  AttentionLayer layer;
+  AttentionLayer layer;  // k_scale and v_scale: outside 1e-30..1e30 a float8_e4m3fn cache is not written but throws
   int64_t hidden_size = 0;
   bool qkv_bias = false;
   bool output_bias = false;

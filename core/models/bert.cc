@@ -109,8 +109,9 @@ class Layer {
         ops_(&ops) {}
 
   at::Tensor Forward(const at::Tensor& x, const Inputs& in) const {  // [tokens, hidden]
-    auto [q, k, v] = ops_->qkv_rope_write_kv(qkv_(x), shape_.num_heads, shape_.num_kv_heads, std::nullopt, std::nullopt,
-                                             0.0, std::nullopt, in.positions, std::nullopt, std::nullopt, std::nullopt);
+    auto [q, k, v] =
+        ops_->qkv_rope_write_kv(qkv_(x), shape_.num_heads, shape_.num_kv_heads, std::nullopt, std::nullopt, 0.0,
+                                std::nullopt, in.positions, std::nullopt, std::nullopt, std::nullopt, 1.0, 1.0);
     const at::Tensor attended = in.attention->Run(shape_, q, k, v, nullptr);
     const at::Tensor y = attention_norm_(attention_output_(attended), x);
     return output_norm_(output_(intermediate_(y, activation_)), y);

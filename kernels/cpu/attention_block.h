@@ -16,15 +16,17 @@ namespace automodeld {
 inline constexpr int64_t kKeysPerBlock = 32;
 inline constexpr int64_t kMaxVectorFloats = 16;
 
-// Where keys (or values) of one head lie: token t of the sequence is at Find(t).
-template <typename T>
+// Where keys (or values) of one head lie, elements of `type` one after the other: token t of the sequence is at
+// Find(t).
 struct TokenRows {
-  const T* base = nullptr;
+  const char* base = nullptr;
   const int32_t* pages = nullptr;  // null: one after the other
-  int64_t page_size = 1, page_stride = 0, token_stride = 0;
+  int64_t page_size = 1;
+  int64_t page_stride = 0, token_stride = 0;  // bytes
+  at::ScalarType type = at::kFloat;           // or kBFloat16, kHalf, kFloat8_e4m3fn
 
   // Pointers to tokens [begin, begin + n).
-  AUTOMODELD_INLINE void Find(int64_t begin, int64_t n, const T** rows) const {
+  AUTOMODELD_INLINE void Find(int64_t begin, int64_t n, const char** rows) const {
     int64_t page = begin / page_size, offset = begin % page_size;
     for (int64_t i = 0; i < n; ++i) {
       rows[i] = base + (pages != nullptr ? pages[page] * page_stride : page * page_size * token_stride) +
@@ -46,8 +48,8 @@ struct AttentionBlock {
   int64_t tokens = 0, group = 0, head_dim = 0;
   int64_t first_position = 0, context = 0, window = 0;
   bool causal = true;
-  float scale = 1.0f;
-  TokenRows<T> keys, values;
+  float score_factor = 1.0f, result_factor = 1.0f;
+  TokenRows keys, values;
 };
 
 // Buffers of one thread, aligned to a vector. dim is head_dim rounded up to a vector; what is past head_dim is 0.
@@ -82,22 +84,35 @@ AUTOMODELD_INLINE void Widen(const T* from, float* to, int64_t n, int64_t dim) {
   for (int64_t d = 0; d < dim; d += W) Store<W>(to + d, n > d ? LoadPart<W>(from + d, n - d) : Floats<W>{});
 }
 
-// rows[i]: token begin + i as floats, padded with zeros to `dim`: in place if it is that already, else in `buffer`.
+// rows[i]: element rows `found` of T as floats, padded with zeros to `dim`: in place if they are that already, else in
+// `buffer`.
 template <int W, typename T>
-AUTOMODELD_INLINE void LoadTokens(const TokenRows<T>& source, int64_t begin, int64_t n, int64_t head_dim, int64_t dim,
-                                  float* buffer, const float** rows) {
-  const T* found[kKeysPerBlock];
-  source.Find(begin, n, found);
+AUTOMODELD_INLINE void WidenRows(const char* const* found, int64_t n, int64_t head_dim, int64_t dim, float* buffer,
+                                 const float** rows) {
   for (int64_t i = 0; i < n; ++i) {
+    const T* from = reinterpret_cast<const T*>(found[i]);
     if constexpr (std::is_same_v<T, float>) {
       if (head_dim == dim) {
-        rows[i] = found[i];
+        rows[i] = from;
         continue;
       }
     }
-    Widen<W>(found[i], buffer + i * dim, head_dim, dim);
+    Widen<W>(from, buffer + i * dim, head_dim, dim);
     rows[i] = buffer + i * dim;
   }
+}
+
+// rows[i]: token begin + i, as from WidenRows. The type is looked at once per block of keys, which costs nothing, so
+// that the rest is compiled once for every type of cache.
+template <int W>
+AUTOMODELD_INLINE void LoadTokens(const TokenRows& source, int64_t begin, int64_t n, int64_t head_dim, int64_t dim,
+                                  float* buffer, const float** rows) {
+  const char* found[kKeysPerBlock];
+  source.Find(begin, n, found);
+  if (source.type == at::kFloat) return WidenRows<W, float>(found, n, head_dim, dim, buffer, rows);
+  if (source.type == at::kBFloat16) return WidenRows<W, at::BFloat16>(found, n, head_dim, dim, buffer, rows);
+  if (source.type == at::kHalf) return WidenRows<W, at::Half>(found, n, head_dim, dim, buffer, rows);
+  WidenRows<W, at::Float8_e4m3fn>(found, n, head_dim, dim, buffer, rows);
 }
 
 // turned[d][i] = rows[i][d]; columns from n on keep what they had, a finite value.
@@ -250,7 +265,7 @@ AUTOMODELD_INLINE void LoadQueries(const AttentionBlock<T>& b, int64_t dim, Atte
     const T* from = b.q + r / b.group * b.q_stride + r % b.group * b.head_dim;
     Widen<W>(from, s.q + r * dim, b.head_dim, dim);
     for (int64_t d = 0; d < dim; d += W) {
-      Store<W>(s.q + r * dim + d, Load<W>(s.q + r * dim + d) * b.scale);
+      Store<W>(s.q + r * dim + d, Load<W>(s.q + r * dim + d) * b.score_factor);
       Store<W>(s.o + r * dim + d, Floats<W>{});
     }
     s.maximum[r] = -std::numeric_limits<float>::infinity();
@@ -262,9 +277,9 @@ template <int W, typename T>
 AUTOMODELD_INLINE void StoreResults(const AttentionBlock<T>& b, int64_t dim, const AttentionScratch& s) {
   for (int64_t r = 0; r < b.tokens * b.group; ++r) {
     T* to = b.out + r / b.group * b.out_stride + r % b.group * b.head_dim;
-    const float inverse = 1.0f / s.sum[r];
+    const float factor = b.result_factor / s.sum[r];
     for (int64_t d = 0; d < b.head_dim; d += W) {
-      StorePart<W>(to + d, Load<W>(s.o + r * dim + d) * inverse, b.head_dim - d);
+      StorePart<W>(to + d, Load<W>(s.o + r * dim + d) * factor, b.head_dim - d);
     }
   }
 }

@@ -10,7 +10,7 @@
 #include "kernels/attention_backends.h"
 #include "kernels/cpu/attention_block.h"
 #include "kernels/cpu/scratch.h"
-#include "kernels/tensors.h"
+#include "kernels/dispatch.h"
 
 namespace automodeld {
 namespace {
@@ -29,25 +29,39 @@ struct FlashBlock {
   int64_t row = 0, rows = 0;  // of the sequence's rows in this step
 };
 
-// The tensors of one Run, as T.
-template <typename T>
-struct FlashTensors {
-  const at::Tensor &q, &out;
-  TokenRows<T> keys, values;              // of token rows in k and v
-  TokenRows<T> paged_keys, paged_values;  // of the cache's first slot
+// Keys and values, and the factors that go with them.
+struct FlashSource {
+  TokenRows keys, values;
+  AttentionFactors factors;
 };
 
-template <typename T>
-TokenRows<T> RowsOf(const at::Tensor& x) {  // [tokens, kv_heads, head_dim]
-  return {.base = x.const_data_ptr<T>(), .token_stride = x.stride(0)};
+// The tensors of one Run.
+struct FlashTensors {
+  const at::Tensor &q, &out;
+  FlashSource ragged;  // first rows in k and v
+  FlashSource paged;   // the cache's first slot
+};
+
+TokenRows RowsOf(const at::Tensor& x) {  // [tokens, kv_heads, head_dim]
+  return {.base = static_cast<const char*>(x.const_data_ptr()),
+          .token_stride = x.stride(0) * x.element_size(),
+          .type = x.scalar_type()};
 }
 
-template <typename T>
-TokenRows<T> SlotsOf(const at::Tensor& cache) {  // [pages, page_size, kv_heads, head_dim]
-  return {.base = cache.const_data_ptr<T>(),
+TokenRows SlotsOf(const at::Tensor& cache) {  // [pages, page_size, kv_heads, head_dim]
+  return {.base = static_cast<const char*>(cache.const_data_ptr()),
           .page_size = cache.size(1),
-          .page_stride = cache.stride(0),
-          .token_stride = cache.stride(1)};
+          .page_stride = cache.stride(0) * cache.element_size(),
+          .token_stride = cache.stride(1) * cache.element_size(),
+          .type = cache.scalar_type()};
+}
+
+FlashSource CacheOf(const AttentionLayer& layer, const KvCache* kv) {
+  if (kv == nullptr) return {};
+  const at::ScalarType type = kv->dtype();
+  TORCH_CHECK(type == at::kFloat || type == at::kBFloat16 || type == at::kHalf || type == at::kFloat8_e4m3fn,
+              "attention: KV cache is ", type, ", expected Float, BFloat16, Half or Float8_e4m3fn");
+  return {SlotsOf(kv->keys(layer.index)), SlotsOf(kv->values(layer.index)), FactorsOf(layer, kv)};
 }
 
 at::Tensor DenseHeads(const at::Tensor& x) { return x.stride(2) == 1 && x.stride(1) == x.size(2) ? x : x.contiguous(); }
@@ -76,10 +90,12 @@ class CpuFlashAttention final : public AttentionBackend {
   at::Tensor Run(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                  const KvCache* kv) override {
     at::Tensor out = at::empty({q.size(0), q.size(1) * q.size(2)}, q.options());
-    if (q.scalar_type() == at::kFloat) RunAs<float>(layer, DenseHeads(q), DenseHeads(k), DenseHeads(v), kv, out);
-    if (q.scalar_type() == at::kBFloat16)
-      RunAs<at::BFloat16>(layer, DenseHeads(q), DenseHeads(k), DenseHeads(v), kv, out);
-    if (q.scalar_type() == at::kHalf) RunAs<at::Half>(layer, DenseHeads(q), DenseHeads(k), DenseHeads(v), kv, out);
+    const at::Tensor queries = DenseHeads(q), own_keys = DenseHeads(k), own_values = DenseHeads(v);
+    const FlashTensors tensors{.q = queries,
+                               .out = out,
+                               .ragged = {RowsOf(own_keys), RowsOf(own_values), FactorsOf(layer, nullptr)},
+                               .paged = CacheOf(layer, kv)};
+    DispatchFloats("attention", q, [&](auto zero) { RunAs<decltype(zero)>(layer, tensors); });
     return out;
   }
 
@@ -93,33 +109,26 @@ class CpuFlashAttention final : public AttentionBackend {
   }
 
   template <typename T>
-  void RunAs(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-             const KvCache* kv, const at::Tensor& out) {
-    FlashTensors<T> tensors{
-        .q = q, .out = out, .keys = RowsOf<T>(k), .values = RowsOf<T>(v), .paged_keys = {}, .paged_values = {}};
-    if (kv != nullptr) {
-      CheckType("attention: KV cache", kv->keys(layer.index), q.scalar_type());
-      tensors.paged_keys = SlotsOf<T>(kv->keys(layer.index));
-      tensors.paged_values = SlotsOf<T>(kv->values(layer.index));
-    }
+  void RunAs(const AttentionLayer& layer, const FlashTensors& tensors) const {
     const int64_t tasks = static_cast<int64_t>(blocks_.size()) * layer.num_kv_heads;
     const int64_t work = pairs_ * layer.num_heads * layer.head_dim;
     const int64_t threads = std::min({int64_t{at::get_num_threads()}, tasks, 1 + work / kWorthAThread});
     std::atomic<int64_t> next = 0;
     at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-      for (int64_t task = next++; task < tasks; task = next++) RunTask(layer, tensors, task);
+      for (int64_t task = next++; task < tasks; task = next++) RunTask<T>(layer, tensors, task);
     });
   }
 
   // Tasks of one block follow one another: they share pages.
   template <typename T>
-  void RunTask(const AttentionLayer& layer, const FlashTensors<T>& t, int64_t task) const {
+  void RunTask(const AttentionLayer& layer, const FlashTensors& t, int64_t task) const {
     const FlashBlock& block = blocks_[static_cast<size_t>(task / layer.num_kv_heads)];
     const FlashSequence& sequence = sequences_[block.sequence];
     const int64_t head = task % layer.num_kv_heads, group = layer.num_heads / layer.num_kv_heads;
     const int64_t row = sequence.first_row + block.row, heads_before = head * group * layer.head_dim;
-    AttentionBlock<T> b{.q = t.q.template const_data_ptr<T>() + row * t.q.stride(0) + heads_before,
-                        .out = t.out.template mutable_data_ptr<T>() + row * t.out.stride(0) + heads_before,
+    const FlashSource& source = sequence.paged ? t.paged : t.ragged;
+    AttentionBlock<T> b{.q = t.q.const_data_ptr<T>() + row * t.q.stride(0) + heads_before,
+                        .out = t.out.mutable_data_ptr<T>() + row * t.out.stride(0) + heads_before,
                         .q_stride = t.q.stride(0),
                         .out_stride = t.out.stride(0),
                         .tokens = block.rows,
@@ -129,11 +138,12 @@ class CpuFlashAttention final : public AttentionBackend {
                         .context = sequence.context,
                         .window = layer.window,
                         .causal = layer.causal,
-                        .scale = static_cast<float>(layer.scale),
-                        .keys = sequence.paged ? t.paged_keys : t.keys,
-                        .values = sequence.paged ? t.paged_values : t.values};
-    for (TokenRows<T>* rows : {&b.keys, &b.values}) {
-      rows->base += head * layer.head_dim;
+                        .score_factor = static_cast<float>(source.factors.scores),
+                        .result_factor = static_cast<float>(source.factors.results),
+                        .keys = source.keys,
+                        .values = source.values};
+    for (TokenRows* rows : {&b.keys, &b.values}) {
+      rows->base += head * layer.head_dim * static_cast<int64_t>(c10::elementSize(rows->type));
       if (sequence.paged)
         rows->pages = pages_.data() + sequence.first_page;
       else

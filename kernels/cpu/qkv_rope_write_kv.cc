@@ -1,6 +1,7 @@
 // For each token and head of q and k: n = x / rms(x) * w (if there is a w), then with halves a, b of the rotated part
 //   a' = a cos - b sin;  b' = b cos + a sin
-// each product rounded as in eager/qkv_rope_write_kv.cc; k' and v go to the token's cache slot on the way.
+// each product rounded as in eager/qkv_rope_write_kv.cc; k' and v go to the token's cache slot on the way, converted if
+// the cache has another type.
 // Reads qkv once; writes q, k and the slots. v, and q and k where nothing changes them, are views of qkv.
 #include <cmath>
 
@@ -8,6 +9,7 @@
 #include "kernels/cpu/simd.h"
 #include "kernels/dispatch.h"
 #include "kernels/eager/eager.h"
+#include "kernels/kv_cache.h"
 #include "kernels/op_samples.h"
 #include "kernels/registry.h"
 #include "kernels/tensors.h"
@@ -15,14 +17,22 @@
 namespace automodeld {
 namespace {
 
+// Where keys or values of a layer go.
+struct CacheSlots {
+  char* base = nullptr;
+  at::ScalarType type = at::kFloat;  // or kBFloat16, kHalf, kFloat8_e4m3fn
+  float write_scale = 1.0f;
+};
+
 template <typename T>
 struct RopeArgs {
   const T *qkv, *q_norm, *k_norm;    // norms may be null
   const float* cos_sin;              // [max_positions, 2, half]; null: no rotation
   const int64_t *positions, *slots;  // slots may be null
-  T *q, *k, *k_cache, *v_cache;      // q and k null: nothing changes them
+  T *q, *k;                          // null: nothing changes them
+  CacheSlots k_cache, v_cache;
   int64_t qkv_stride, heads, kv_heads, head_dim, half;
-  int64_t page_size, page_stride, slot_stride;
+  int64_t page_size, page_stride, slot_stride;  // strides in elements
   float eps;
 };
 
@@ -64,6 +74,29 @@ struct RopeRows {
     if (x != y) std::memcpy(y + rotated, x + rotated, static_cast<size_t>(a.head_dim - rotated) * sizeof(T));
   }
 
+  template <int W, typename Cache>
+  AUTOMODELD_INLINE static void Convert(const T* x, int64_t n, float scale, char* slot) {
+    Cache* to = reinterpret_cast<Cache*>(slot);
+    for (int64_t i = 0; i < n; i += W) StorePart<W>(to + i, LoadPart<W>(x + i, n - i) * scale, n - i);
+  }
+
+  // x: a token's keys or values, n of them; offset: of the slot, in elements.
+  template <int W>
+  AUTOMODELD_INLINE static void Write(const T* x, int64_t n, const CacheSlots& cache, int64_t offset) {
+    char* slot = cache.base + offset * static_cast<int64_t>(c10::elementSize(cache.type));
+    if (cache.type == c10::CppTypeToScalarType<T>::value) {
+      std::memcpy(slot, x, static_cast<size_t>(n) * sizeof(T));
+    } else if (cache.type == at::kFloat) {
+      Convert<W, float>(x, n, cache.write_scale, slot);
+    } else if (cache.type == at::kBFloat16) {
+      Convert<W, at::BFloat16>(x, n, cache.write_scale, slot);
+    } else if (cache.type == at::kHalf) {
+      Convert<W, at::Half>(x, n, cache.write_scale, slot);
+    } else {
+      Convert<W, at::Float8_e4m3fn>(x, n, cache.write_scale, slot);
+    }
+  }
+
   template <int W>
   AUTOMODELD_INLINE static void Run(const RopeArgs<T>* args, int64_t begin, int64_t end) {
     const RopeArgs<T> a = *args;
@@ -80,9 +113,8 @@ struct RopeRows {
       if (a.slots == nullptr) continue;
       const int64_t slot = a.slots[token];
       const int64_t offset = slot / a.page_size * a.page_stride + slot % a.page_size * a.slot_stride;
-      const size_t bytes = static_cast<size_t>(kv_width) * sizeof(T);
-      std::memcpy(a.k_cache + offset, a.q != nullptr ? a.k + token * kv_width : k, bytes);
-      std::memcpy(a.v_cache + offset, k + kv_width, bytes);
+      Write<W>(a.q != nullptr ? a.k + token * kv_width : k, kv_width, a.k_cache, offset);
+      Write<W>(k + kv_width, kv_width, a.v_cache, offset);
     }
   }
 };
@@ -95,8 +127,10 @@ void CheckRange(const char* what, const at::Tensor& indices, int64_t end) {
   }
 }
 
-bool IsPlainCache(const at::Tensor& cache, at::ScalarType type) {
-  return cache.scalar_type() == type && cache.stride(3) == 1 && cache.stride(2) == cache.size(3);
+bool IsPlainCache(const at::Tensor& cache) {
+  const at::ScalarType type = cache.scalar_type();
+  const bool known = type == at::kFloat || type == at::kBFloat16 || type == at::kHalf || type == at::kFloat8_e4m3fn;
+  return known && cache.stride(3) == 1 && cache.stride(2) == cache.size(3);
 }
 
 template <typename T>
@@ -113,9 +147,17 @@ struct RopeTensors {
   at::Tensor qkv, q_norm, k_norm, cos_sin, positions, k_cache, v_cache, slots;
   int64_t heads, kv_heads, head_dim;
   float eps;
+  double k_scale, v_scale;
 
   bool changes() const { return cos_sin.defined() || q_norm.defined() || k_norm.defined(); }  // anything of q and k
 };
+
+CacheSlots SlotsOf(const char* scale_name, const at::Tensor& cache, double scale) {
+  if (!cache.defined()) return {};
+  return {.base = static_cast<char*>(cache.mutable_data_ptr()),
+          .type = cache.scalar_type(),
+          .write_scale = WriteScale(scale_name, cache.scalar_type(), scale)};
+}
 
 template <typename T>
 void Run(const RopeTensors& t, at::Tensor& q, at::Tensor& k) {
@@ -128,8 +170,8 @@ void Run(const RopeTensors& t, at::Tensor& q, at::Tensor& k) {
                          .slots = DataOrNull<int64_t>(t.slots),
                          .q = changes ? q.mutable_data_ptr<T>() : nullptr,
                          .k = changes ? k.mutable_data_ptr<T>() : nullptr,
-                         .k_cache = write ? t.k_cache.mutable_data_ptr<T>() : nullptr,
-                         .v_cache = write ? t.v_cache.mutable_data_ptr<T>() : nullptr,
+                         .k_cache = SlotsOf("qkv_rope_write_kv: k_scale", t.k_cache, t.k_scale),
+                         .v_cache = SlotsOf("qkv_rope_write_kv: v_scale", t.v_cache, t.v_scale),
                          .qkv_stride = t.qkv.stride(0),
                          .heads = t.heads,
                          .kv_heads = t.kv_heads,
@@ -150,7 +192,7 @@ bool IsPlain(const RopeTensors& t) {
   const at::ScalarType type = t.qkv.scalar_type();
   if (t.qkv.dim() != 2 || !HasType(t.q_norm, type) || !HasType(t.k_norm, type)) return false;
   return !t.slots.defined() ||
-         (IsPlainCache(t.k_cache, type) && IsPlainCache(t.v_cache, type) && t.k_cache.strides() == t.v_cache.strides());
+         (IsPlainCache(t.k_cache) && IsPlainCache(t.v_cache) && t.k_cache.strides() == t.v_cache.strides());
 }
 
 void CheckArguments(const RopeTensors& t) {
@@ -175,7 +217,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> QkvRopeWriteKv(
     const at::Tensor& qkv, int64_t heads, int64_t kv_heads, const std::optional<at::Tensor>& q_norm,
     const std::optional<at::Tensor>& k_norm, double eps, const std::optional<at::Tensor>& cos_sin,
     const at::Tensor& positions, const std::optional<at::Tensor>& k_cache, const std::optional<at::Tensor>& v_cache,
-    const std::optional<at::Tensor>& kv_slots) {
+    const std::optional<at::Tensor>& kv_slots, double k_scale, double v_scale) {
   const RopeTensors t{.qkv = DenseRows(qkv),
                       .q_norm = DenseOrUndefined(q_norm),
                       .k_norm = DenseOrUndefined(k_norm),
@@ -187,10 +229,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> QkvRopeWriteKv(
                       .heads = heads,
                       .kv_heads = kv_heads,
                       .head_dim = qkv.size(-1) / (heads + 2 * kv_heads),
-                      .eps = static_cast<float>(eps)};
+                      .eps = static_cast<float>(eps),
+                      .k_scale = k_scale,
+                      .v_scale = v_scale};
   if (!IsPlain(t)) {
     return eager::QkvRopeWriteKv(qkv, heads, kv_heads, q_norm, k_norm, eps, cos_sin, positions, k_cache, v_cache,
-                                 kv_slots);
+                                 kv_slots, k_scale, v_scale);
   }
   CheckArguments(t);
   const int64_t tokens = qkv.size(0);

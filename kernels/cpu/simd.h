@@ -38,6 +38,7 @@ struct Lanes {
   typedef int32_t Ints __attribute__((vector_size(4 * W)));
   typedef uint32_t Words __attribute__((vector_size(4 * W)));
   typedef uint16_t Shorts __attribute__((vector_size(2 * W)));
+  typedef uint8_t Bytes __attribute__((vector_size(W)));
 };
 
 template <int W>
@@ -48,6 +49,8 @@ template <int W>
 using Words = typename Lanes<W>::Words;
 template <int W>
 using Shorts = typename Lanes<W>::Shorts;
+template <int W>
+using Bytes = typename Lanes<W>::Bytes;
 
 template <int W>
 AUTOMODELD_INLINE Floats<W> Broadcast(float x) {
@@ -89,6 +92,20 @@ AUTOMODELD_INLINE Floats<W> Load(const at::Half* p) {
   return std::bit_cast<Floats<W>>(std::bit_cast<Words<W>>(scaled) | special | sign);
 }
 
+// Exponent and fraction move to a float's place. Numbers below 2^-6 get there as 2^-6 + x, less 2^-6: a product with a
+// power of two, as for Half, would meet denormal floats, which cost a hundred cycles each and are frequent here.
+template <int W>
+AUTOMODELD_INLINE Floats<W> Load(const at::Float8_e4m3fn* p) {
+  Bytes<W> bytes;
+  std::memcpy(&bytes, p, sizeof(bytes));
+  const Words<W> bits = __builtin_convertvector(bytes, Words<W>);
+  const Words<W> magnitude = (bits & 0x7fu) << 20;
+  const Floats<W> small = std::bit_cast<Floats<W>>(magnitude + (121u << 23)) - 0x1p-6f;
+  const Words<W> large = magnitude == (0x7fu << 20) ? Words<W>{} + 0x7fc00000u : magnitude + (120u << 23);
+  const Words<W> value = magnitude < (1u << 23) ? std::bit_cast<Words<W>>(small) : large;
+  return std::bit_cast<Floats<W>>(value | (bits & 0x80u) << 24);
+}
+
 template <int W>
 AUTOMODELD_INLINE void Store(float* p, Floats<W> v) {
   std::memcpy(p, &v, sizeof(v));
@@ -106,6 +123,23 @@ AUTOMODELD_INLINE void Store(at::BFloat16* p, Floats<W> v) {
 template <int W>
 AUTOMODELD_INLINE void Store(at::Half* p, Floats<W> v) {
   for (int i = 0; i < W; ++i) p[i] = static_cast<at::Half>(v[i]);
+}
+
+// Round to nearest, ties to even, of what is clamped to +-448; NaN stays NaN. Numbers below 2^-6 are multiples of 2^-9,
+// to which the addition of 2^14 rounds them.
+template <int W>
+AUTOMODELD_INLINE void Store(at::Float8_e4m3fn* p, Floats<W> v) {
+  const Words<W> bits = std::bit_cast<Words<W>>(v);
+  const Words<W> sign = (bits >> 24) & 0x80u, size = bits & 0x7fffffffu;
+  const Words<W> largest = Words<W>{} + std::bit_cast<uint32_t>(448.0f);
+  const Words<W> clamped = size > largest ? largest : size;
+  const Words<W> large = ((clamped + 0x7ffffu + ((clamped >> 20) & 1u)) >> 20) - (120u << 3);
+  const Words<W> small =
+      std::bit_cast<Words<W>>(std::bit_cast<Floats<W>>(clamped) + 0x1p14f) - std::bit_cast<uint32_t>(0x1p14f);
+  const Words<W> code = clamped < std::bit_cast<uint32_t>(0x1p-6f) ? small : large;
+  const Words<W> result = (v == v ? code : Words<W>{} + 0x7fu) | sign;
+  const Bytes<W> bytes = __builtin_convertvector(result, Bytes<W>);
+  std::memcpy(p, &bytes, sizeof(bytes));
 }
 
 // The first n of W elements; what is missing is 0.

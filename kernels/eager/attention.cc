@@ -15,7 +15,7 @@ struct EagerSequence {
 
 // cache: [pages, page_size, kv_heads, head_dim] -> [context, kv_heads, head_dim]
 at::Tensor Gather(const at::Tensor& cache, const EagerSequence& sequence) {
-  return cache.index_select(0, sequence.pages).flatten(0, 1).narrow(0, 0, sequence.context);
+  return SelectStored(cache, sequence.pages).flatten(0, 1).narrow(0, 0, sequence.context);
 }
 
 // x: [tokens, heads, head_dim] -> [heads, tokens, head_dim] in float32, each head `repeat` times
@@ -23,12 +23,14 @@ at::Tensor Heads(const at::Tensor& x, int64_t repeat) {
   return x.to(at::kFloat).repeat_interleave(repeat, 1).transpose(0, 1);
 }
 
-at::Tensor Attend(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+at::Tensor Attend(const AttentionLayer& layer, const AttentionFactors& factors, const at::Tensor& q,
+                  const at::Tensor& k, const at::Tensor& v) {
   const int64_t group = layer.num_heads / layer.num_kv_heads;
-  const at::Tensor scores = at::matmul(Heads(q, 1), Heads(k, group).transpose(1, 2)) * layer.scale;
+  const at::Tensor scores = at::matmul(Heads(q, 1), Heads(k, group).transpose(1, 2)) * factors.scores;
   const at::Tensor context = at::full({1}, k.size(0), q.options().dtype(at::kLong));
   const at::Tensor mask = AttentionMask(context, q.size(0), k.size(0), layer, scores.options());
-  return at::matmul((scores + mask.squeeze(0)).softmax(-1), Heads(v, group)).transpose(0, 1).flatten(1);
+  const at::Tensor result = at::matmul((scores + mask.squeeze(0)).softmax(-1), Heads(v, group)) * factors.results;
+  return result.transpose(0, 1).flatten(1);
 }
 
 class EagerAttention final : public AttentionBackend {
@@ -57,7 +59,9 @@ class EagerAttention final : public AttentionBackend {
       const bool paged = s.pages.defined();
       const at::Tensor keys = paged ? Gather(kv->keys(layer.index), s) : k.narrow(0, s.first_row, s.num_rows);
       const at::Tensor values = paged ? Gather(kv->values(layer.index), s) : v.narrow(0, s.first_row, s.num_rows);
-      out.narrow(0, s.first_row, s.num_rows).copy_(Attend(layer, q.narrow(0, s.first_row, s.num_rows), keys, values));
+      const at::Tensor queries = q.narrow(0, s.first_row, s.num_rows);
+      const AttentionFactors factors = FactorsOf(layer, paged ? kv : nullptr);
+      out.narrow(0, s.first_row, s.num_rows).copy_(Attend(layer, factors, queries, keys, values));
     }
     return out;
   }

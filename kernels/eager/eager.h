@@ -21,7 +21,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> QkvRopeWriteKv(
     const at::Tensor& qkv, int64_t heads, int64_t kv_heads, const std::optional<at::Tensor>& q_norm,
     const std::optional<at::Tensor>& k_norm, double eps, const std::optional<at::Tensor>& cos_sin,
     const at::Tensor& positions, const std::optional<at::Tensor>& k_cache, const std::optional<at::Tensor>& v_cache,
-    const std::optional<at::Tensor>& kv_slots);
+    const std::optional<at::Tensor>& kv_slots, double k_scale, double v_scale);
 
 std::tuple<at::Tensor, at::Tensor> ActMul(const at::Tensor& gate_up, const std::string& activation, bool quantize);
 

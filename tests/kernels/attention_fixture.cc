@@ -16,8 +16,9 @@ int64_t NumPages(const TestSequence& s, int64_t page_size) { return (s.context +
 }  // namespace
 
 std::string Describe(const TestShape& s) {
-  return fmt::format("{} {} heads {}/{} head_dim {} page {} window {}{}", s.device.str(), c10::toString(s.dtype),
-                     s.heads, s.kv_heads, s.head_dim, s.page_size, s.window, s.causal ? "" : " not causal");
+  return fmt::format("{} {} heads {}/{} head_dim {} page {} window {}{} cache {} scales {} {}", s.device.str(),
+                     c10::toString(s.dtype), s.heads, s.kv_heads, s.head_dim, s.page_size, s.window,
+                     s.causal ? "" : " not causal", c10::toString(s.kv_dtype.value_or(s.dtype)), s.k_scale, s.v_scale);
 }
 
 TestStep::TestStep(const TestShape& shape, std::vector<TestSequence> paged, std::vector<TestSequence> ragged,
@@ -44,10 +45,11 @@ void TestStep::FillCache(const std::vector<TestSequence>& paged, const at::Gener
   int64_t num_pages = 2;  // scratch, and one that nobody owns
   for (const auto& s : paged) num_pages += NumPages(s, shape_.page_size);
   kv_ = std::make_shared<KvCache>(num_pages, kLayers, shape_.page_size, shape_.kv_heads, shape_.head_dim,
-                                  at::TensorOptions().dtype(shape_.dtype).device(shape_.device));
+                                  at::TensorOptions().dtype(kv_dtype()).device(shape_.device));
+  const at::Tensor nan = at::full({}, std::numeric_limits<double>::quiet_NaN());
   for (int64_t layer = 0; layer < kLayers; ++layer) {
-    kv_->keys(layer).fill_(std::numeric_limits<double>::quiet_NaN());
-    kv_->values(layer).fill_(std::numeric_limits<double>::quiet_NaN());
+    kv_->keys(layer).copy_(nan);
+    kv_->values(layer).copy_(nan);
   }
   const at::Generator order = at::detail::createCPUGenerator(page_seed_);
   const at::Tensor ids = at::randperm(num_pages - 1, order, at::kInt) + 1;
@@ -57,10 +59,9 @@ void TestStep::FillCache(const std::vector<TestSequence>& paged, const at::Gener
     const int32_t* first = ids.const_data_ptr<int32_t>() + next;
     pages_.emplace_back(first, first + count);
     next += count;
-    at::Tensor keys = at::randn({s.context, shape_.kv_heads, shape_.head_dim}, values).to(shape_.dtype);
-    at::Tensor contents = at::randn({s.context, shape_.kv_heads, shape_.head_dim}, values).to(shape_.dtype);
-    keys = keys.to(shape_.device);
-    contents = contents.to(shape_.device);
+    const auto make = [&] { return at::randn({s.context, shape_.kv_heads, shape_.head_dim}, values).to(shape_.dtype); };
+    const at::Tensor keys = Held(make(), shape_.k_scale).to(shape_.device);
+    const at::Tensor contents = Held(make(), shape_.v_scale).to(shape_.device);
     for (int64_t begin = 0; begin < s.context; begin += shape_.page_size) {
       const int64_t page = pages_.back()[static_cast<size_t>(begin / shape_.page_size)];
       const int64_t size = std::min(shape_.page_size, s.context - begin);
@@ -68,6 +69,14 @@ void TestStep::FillCache(const std::vector<TestSequence>& paged, const at::Gener
       kv_->values(kLayer).select(0, page).narrow(0, 0, size).copy_(contents.narrow(0, begin, size));
     }
   }
+}
+
+at::Tensor TestStep::Held(const at::Tensor& x, double scale) const {
+  return ToCache(x, kv_dtype(), WriteScale("scale", kv_dtype(), scale));
+}
+
+at::Tensor TestStep::Read(const at::Tensor& x, double scale) const {
+  return Held(x.to(shape_.dtype), scale).to(at::kFloat) * ReadScale(kv_dtype(), scale);
 }
 
 AttentionStep TestStep::Step() const {
@@ -103,7 +112,9 @@ at::Tensor TestStep::Run(AttentionBackend& backend) const {
                              .head_dim = shape_.head_dim,
                              .scale = 1.0 / std::sqrt(shape_.head_dim),
                              .window = shape_.window,
-                             .causal = shape_.causal};
+                             .causal = shape_.causal,
+                             .k_scale = shape_.k_scale,
+                             .v_scale = shape_.v_scale};
   const at::Tensor out = backend.Run(layer, q, k, v, paged_.empty() ? nullptr : kv_.get());
   EXPECT_EQ(out.sizes(), at::IntArrayRef({q.size(0), shape_.heads * shape_.head_dim}));
   EXPECT_EQ(out.scalar_type(), shape_.dtype);
@@ -117,7 +128,7 @@ void TestStep::UseCacheOf(const TestStep& other) {
 
 at::Tensor TestStep::Cached(const at::Tensor& cache, size_t sequence) const {
   const at::Tensor pages = at::tensor(pages_[sequence], at::kInt).to(shape_.device);
-  return cache.index_select(0, pages).flatten(0, 1).narrow(0, 0, paged_[sequence].context);
+  return SelectStored(cache, pages).flatten(0, 1).narrow(0, 0, paged_[sequence].context);
 }
 
 at::Tensor TestStep::CachedKeys(size_t sequence) const { return Cached(kv_->keys(kLayer), sequence); }
@@ -127,13 +138,14 @@ at::Tensor TestStep::Expected() const {
   TestShape reference = shape_;
   reference.device = at::kCPU;
   reference.dtype = at::kFloat;
+  reference.kv_dtype = at::kFloat;
   TestStep same(reference, paged_, ragged_, page_seed_, value_seed_);
   const auto rounded = [&](const at::Tensor& x) { return x.to(shape_.dtype).to(at::kFloat); };
   same.q = rounded(same.q);
   same.k = rounded(same.k);
   same.v = rounded(same.v);
-  same.kv_->keys(kLayer).copy_(rounded(same.kv_->keys(kLayer)));
-  same.kv_->values(kLayer).copy_(rounded(same.kv_->values(kLayer)));
+  same.kv_->keys(kLayer).copy_(Read(same.kv_->keys(kLayer), shape_.k_scale));
+  same.kv_->values(kLayer).copy_(Read(same.kv_->values(kLayer), shape_.v_scale));
   return same.Run(**MakeAttention("eager", same.needs(), {}));
 }
 

@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,8 @@ struct TestShape {
   at::ScalarType dtype = at::kFloat;
   int64_t heads = 4, kv_heads = 2, head_dim = 64, page_size = 16, window = 0;
   bool causal = true;
+  std::optional<at::ScalarType> kv_dtype = {};  // of the cache; none: dtype
+  double k_scale = 1.0, v_scale = 1.0;
 };
 
 std::string Describe(const TestShape& shape);
@@ -36,7 +39,7 @@ class TestStep {
 
   // The result of one layer, [tokens, heads * head_dim], float32 on the CPU.
   at::Tensor Run(AttentionBackend& backend) const;
-  // What the eager backend gives in float32 on the CPU for the same values.
+  // What the eager backend gives on the CPU in float32, the cache included, for the same values as this cache holds.
   at::Tensor Expected() const;
 
   // Reads the keys and values of another step of the same shape and contexts.
@@ -49,6 +52,9 @@ class TestStep {
 
  private:
   void FillCache(const std::vector<TestSequence>& paged, const at::Generator& values);
+  at::ScalarType kv_dtype() const { return shape_.kv_dtype.value_or(shape_.dtype); }
+  at::Tensor Held(const at::Tensor& x, double scale) const;  // as the cache holds it
+  at::Tensor Read(const at::Tensor& x, double scale) const;  // what a cache of float32 holds, as this one gives it
   AttentionStep Step() const;
   at::Tensor Cached(const at::Tensor& cache, size_t sequence) const;
 

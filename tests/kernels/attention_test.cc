@@ -110,6 +110,66 @@ TEST(Attention, EncodersSeeBothWays) {
   }
 }
 
+constexpr at::ScalarType kCacheTypes[] = {at::kFloat, at::kBFloat16, at::kHalf, at::kFloat8_e4m3fn};
+
+// The reference reads the same rounded cache in float32, so that only the arithmetic differs: the tolerance stays that
+// of the model's type. Values rounded to a type with fewer bits are exact in the model's.
+TEST(Attention, EveryVersionReadsEveryTypeOfCacheInEveryTypeOfModel) {
+  for (const at::Device device : Devices()) {
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
+      for (const at::ScalarType kv_dtype : kCacheTypes) {
+        for (const int64_t window : {0, 17}) {
+          const TestShape shape{.device = device, .dtype = dtype, .heads = 6, .window = window, .kv_dtype = kv_dtype};
+          for (const Mix& mix : kMixes) CheckAgainstEager(shape, mix);
+        }
+      }
+    }
+  }
+}
+
+TEST(Attention, EveryVersionReadsAnFp8CacheOfEveryHeadSizeAndGroup) {
+  for (const at::Device device : Devices()) {
+    for (const int64_t head_dim : {17, 32, 80, 128}) {
+      for (const int64_t group : {1, 5, 7}) {
+        CheckAgainstEager(
+            {.device = device, .heads = 2 * group, .kv_heads = 2, .head_dim = head_dim, .kv_dtype = at::kFloat8_e4m3fn},
+            kMixes[4]);
+      }
+    }
+  }
+}
+
+// Keys of 1/50 to 50 times their size would be a softmax over other scores, values over another range: the scales must
+// reach both. Ragged rows read k and v, which have none.
+TEST(Attention, ScalesOfAnFp8CacheAreTakenOutAgain) {
+  for (const at::Device device : Devices()) {
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
+      for (const auto& [k_scale, v_scale] : {std::pair(0.02, 1.0), std::pair(1.0, 0.013), std::pair(0.3, 0.007)}) {
+        for (const Mix& mix : kMixes) {
+          CheckAgainstEager({.device = device,
+                             .dtype = dtype,
+                             .window = 40,
+                             .kv_dtype = at::kFloat8_e4m3fn,
+                             .k_scale = k_scale,
+                             .v_scale = v_scale},
+                            mix);
+        }
+      }
+    }
+  }
+}
+
+// Scales of a checkpoint are passed whatever the cache's type.
+TEST(Attention, ScalesOfACacheThatIsNotFp8AreNotLookedAt) {
+  for (const Version& version : kVersions) {
+    const TestStep plain({.kv_dtype = at::kBFloat16}, kMixes[4].paged, {});
+    const TestStep scaled({.kv_dtype = at::kBFloat16, .k_scale = 0.5, .v_scale = 3.0}, kMixes[4].paged, {});
+    auto backend = MakeAttention(version.name, plain.needs(), version.order);
+    if (!backend.ok()) continue;
+    EXPECT_TRUE(at::equal(plain.Run(**backend), scaled.Run(**backend))) << (*backend)->name();
+  }
+}
+
 TEST(Attention, PageSizeAndOddHeadSizeDoNotMatter) {
   for (const int64_t page_size : {1, 8, 32}) {
     CheckAgainstEager({.heads = 3, .kv_heads = 3, .head_dim = 17, .page_size = page_size}, kMixes[4]);
@@ -121,10 +181,13 @@ TEST(Attention, FlashOnTheCpuGivesTheSameAtEveryInstructionLevel) {
     const ScopedSimdLevel scoped(level);
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
       for (const Mix& mix : kMixes) {
-        const TestStep step({.dtype = dtype, .heads = 6, .kv_heads = 2, .head_dim = 80}, mix.paged, mix.ragged);
-        auto backend = MakeAttention("flash_attention_2", step.needs(), {});
-        const double error = (step.Run(**backend) - step.Expected()).abs().max().item<double>();
-        EXPECT_LE(error, Tolerance(dtype)) << mix.name << ", level " << static_cast<int>(level);
+        for (const at::ScalarType kv_dtype : {dtype, at::kFloat8_e4m3fn}) {
+          const TestShape shape{.dtype = dtype, .heads = 6, .kv_heads = 2, .head_dim = 80, .kv_dtype = kv_dtype};
+          const TestStep step(shape, mix.paged, mix.ragged);
+          auto backend = MakeAttention("flash_attention_2", step.needs(), {});
+          const double error = (step.Run(**backend) - step.Expected()).abs().max().item<double>();
+          EXPECT_LE(error, Tolerance(dtype)) << mix.name << ", level " << static_cast<int>(level);
+        }
       }
     }
   }

@@ -39,7 +39,7 @@ TEST(Eager, RotationIsByTheAngleOfThePosition) {
   const at::Tensor cos_sin = at::stack({angles.cos(), angles.sin()}, 1);  // rotates 6 of 8
   const at::Tensor qkv = Random({2, 3 * kHead}, 4), positions = at::tensor({7, 0}, at::kLong);
   const auto [q, k, v] =
-      EagerOps().qkv_rope_write_kv(qkv, 1, 1, kNone, kNone, 0.0, cos_sin, positions, kNone, kNone, kNone);
+      EagerOps().qkv_rope_write_kv(qkv, 1, 1, kNone, kNone, 0.0, cos_sin, positions, kNone, kNone, kNone, 1.0, 1.0);
   for (int64_t i = 0; i < 3; ++i) {
     const double angle = angles[7][i].item<double>(), a = qkv[0][i].item<double>(), b = qkv[0][3 + i].item<double>();
     EXPECT_NEAR(q[0][0][i].item<double>(), a * std::cos(angle) - b * std::sin(angle), 1e-5);
@@ -53,7 +53,8 @@ TEST(Eager, RotationIsByTheAngleOfThePosition) {
 TEST(Eager, KeysAndValuesGoToTheirSlotsAndNowhereElse) {
   const at::Tensor qkv = Random({2, 3 * 4}, 5), slots = at::tensor({9, 2}, at::kLong);
   at::Tensor keys = at::zeros({3, 4, 1, 4}), values = at::zeros({3, 4, 1, 4});
-  EagerOps().qkv_rope_write_kv(qkv, 1, 1, kNone, kNone, 0.0, kNone, at::zeros({2}, at::kLong), keys, values, slots);
+  EagerOps().qkv_rope_write_kv(qkv, 1, 1, kNone, kNone, 0.0, kNone, at::zeros({2}, at::kLong), keys, values, slots, 1.0,
+                               1.0);
   EXPECT_TRUE(at::equal(keys[2][1][0], qkv[0].narrow(0, 4, 4)));
   EXPECT_TRUE(at::equal(values[2][1][0], qkv[0].narrow(0, 8, 4)));
   EXPECT_TRUE(at::equal(keys[0][2][0], qkv[1].narrow(0, 4, 4)));
