@@ -120,7 +120,7 @@ class Loading {
     ASSIGN_OR_RETURN(const at::Device device, ChooseDevice(options_.device, device_fallbacks_));
     ASSIGN_OR_RETURN(const at::ScalarType dtype, ChooseDtype(options_.torch_dtype, config_, Files()));
     target_ = at::TensorOptions(dtype).device(device);
-    RETURN_IF_ERROR(CheckFieldsBuilt(options_, dtype));
+    RETURN_IF_ERROR(CheckFieldsBuilt(options_));
     RETURN_IF_ERROR(PlanPatches(device, dtype));
     RETURN_IF_ERROR(PlanWeights());
     if (!shape_.causal) RETURN_IF_ERROR(AwaitTokenizer());
@@ -162,8 +162,9 @@ class Loading {
     ASSIGN_OR_RETURN(RunnerLimits limits, PlanLengths(shape_, options_.engine, tokenizer_length));
     const MemoryNeeds needs = {
         .weights = weights_->bytes(), .tables = TableBytes(shape_), .available = available_bytes_};
-    const at::ScalarType kv_dtype = at::typeMetaToScalarType(target_.dtype());
-    ASSIGN_OR_RETURN(planned_, PlanMemory(shape_, options_.engine, limits, needs, kv_dtype, target_.device().is_cpu()));
+    kv_dtype_ = KvDtype(options_.engine.kv_cache_dtype, at::typeMetaToScalarType(target_.dtype()));
+    ASSIGN_OR_RETURN(planned_,
+                     PlanMemory(shape_, options_.engine, limits, needs, kv_dtype_, target_.device().is_cpu()));
     return absl::OkStatus();
   }
 
@@ -196,7 +197,7 @@ class Loading {
                                                       .ops = ops_,
                                                       .attention = std::move(attention_),
                                                       .options = target_,
-                                                      .kv_options = target_,
+                                                      .kv_options = target_.dtype(kv_dtype_),
                                                       .limits = planned_.limits}));
     return absl::OkStatus();
   }
@@ -270,6 +271,7 @@ class Loading {
   std::optional<ModelWeights> weights_;
   int64_t available_bytes_ = 0;  // on the device, before the load
   at::TensorOptions target_;     // of the weights
+  at::ScalarType kv_dtype_ = at::kFloat;
   Ops ops_;
   std::unique_ptr<AttentionBackend> attention_;
   std::unique_ptr<Model> model_;

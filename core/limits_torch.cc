@@ -63,6 +63,13 @@ absl::StatusOr<RunnerLimits> PlanLengths(const ModelShape& shape, const EngineCo
   return limits;
 }
 
+at::ScalarType KvDtype(const std::string& word, at::ScalarType model_dtype) {
+  if (word == "float32") return at::kFloat;
+  if (word == "float16") return at::kHalf;
+  if (word == "bfloat16") return at::kBFloat16;
+  return word == "auto" ? model_dtype : at::kFloat8_e4m3fn;
+}
+
 absl::StatusOr<PlannedLimits> PlanMemory(const ModelShape& shape, const EngineConfig& engine, RunnerLimits limits,
                                          const MemoryNeeds& needs, at::ScalarType kv_dtype, bool is_cpu) {
   if (engine.kv_cache_bytes < 0) {

@@ -6,6 +6,7 @@
 #include <absl/status/statusor.h>
 
 #include <cstdint>
+#include <string>
 
 #include "core/auto_model.h"
 #include "core/engine/runner.h"
@@ -28,6 +29,9 @@ struct PlannedLimits {
 // Without KV cache yet: lengths and counts. `tokenizer_max_length` (0: none) bounds an encoder's default length.
 // INVALID_ARGUMENT: a value outside its range; max_model_len is at most the model's positions.
 absl::StatusOr<RunnerLimits> PlanLengths(const ModelShape& shape, const EngineConfig& engine, int tokenizer_max_length);
+
+// What engine.kv_cache_dtype, a word that CheckLoadOptions lets pass, means for a model of `model_dtype`.
+at::ScalarType KvDtype(const std::string& word, at::ScalarType model_dtype);
 
 // Adds the KV pages: at most what max_num_seqs sequences of max_model_len need, within kv_cache_bytes; by default
 // within a quarter of what the weights leave on the CPU, three quarters on a GPU, or one sequence if that is more.

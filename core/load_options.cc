@@ -29,7 +29,8 @@ constexpr std::array<DtypeWord, 6> kDtypes = {{{"bfloat16", "bfloat16"},
                                                {"float32", "float32"},
                                                {"float", "float32"}}};
 constexpr std::array<const char*, 4> kRecipes = {"", "tensorwise", "rowwise", "rowwise_with_gw_hp"};
-constexpr std::array<const char*, 5> kKvDtypes = {"auto", "float32", "float16", "bfloat16", "fp8"};
+constexpr std::array<const char*, 7> kKvDtypes = {"auto",        "float32", "float16", "bfloat16",
+                                                  "float8_e4m3", "fp8",     "fp8_e4m3"};
 constexpr size_t kMostFilters = 256;
 
 absl::Status NotOneOf(const char* field, const std::string& value, const std::string& words) {

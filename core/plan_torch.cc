@@ -64,11 +64,6 @@ absl::Status NotYet(const std::string& field) {
   return absl::UnimplementedError(fmt::format("{}: not supported yet", field));
 }
 
-absl::Status CheckKvDtype(const std::string& text, at::ScalarType dtype) {
-  if (text == "auto" || text == DtypeName(dtype)) return absl::OkStatus();
-  return NotYet(fmt::format("engine.kv_cache_dtype: {} with a {} model", text, DtypeName(dtype)));
-}
-
 }  // namespace
 
 absl::StatusOr<const Architecture*> ChooseArchitecture(const Config& config, AutoClass auto_class) {
@@ -103,9 +98,9 @@ std::string DtypeName(at::ScalarType dtype) {
   return dtype == at::kBFloat16 ? "bfloat16" : dtype == at::kHalf ? "float16" : "float32";
 }
 
-absl::Status CheckFieldsBuilt(const LoadOptions& options, at::ScalarType dtype) {
+absl::Status CheckFieldsBuilt(const LoadOptions& options) {
   if (options.engine.enable_prefix_caching.value_or(false)) return NotYet("engine.enable_prefix_caching");
-  return CheckKvDtype(options.engine.kv_cache_dtype, dtype);
+  return absl::OkStatus();
 }
 
 }  // namespace automodeld

@@ -31,7 +31,7 @@ absl::StatusOr<at::ScalarType> ChooseDtype(const std::string& torch_dtype, const
 std::string DtypeName(at::ScalarType dtype);
 
 // UNIMPLEMENTED, naming the field, for what is present and comes later; INVALID_ARGUMENT for values never to come.
-absl::Status CheckFieldsBuilt(const LoadOptions& options, at::ScalarType dtype);
+absl::Status CheckFieldsBuilt(const LoadOptions& options);
 
 }  // namespace automodeld
 

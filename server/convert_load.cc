@@ -112,7 +112,6 @@ absl::StatusOr<EngineConfig> ToEngineConfig(const v1::EngineConfig& proto) {
     RETURN_IF_ERROR(
         CheckRange<int64_t>("engine.kv_cache_bytes", proto.kv_cache_bytes(), 1, std::numeric_limits<int64_t>::max()));
   }
-  if (proto.kv_cache_dtype() == "fp8") return NotYet("engine.kv_cache_dtype", "fp8");
   if (proto.enable_prefix_caching()) return NotYet("engine.enable_prefix_caching", "true");
   EngineConfig config;
   config.max_model_len = proto.max_model_len();

@@ -25,7 +25,7 @@ struct ModelRunnerParts {
   Ops ops;
   std::unique_ptr<AttentionBackend> attention;
   at::TensorOptions options;     // of activations
-  at::TensorOptions kv_options;  // of the KV cache
+  at::TensorOptions kv_options;  // of the KV cache: any type that it knows, on the same device
   RunnerLimits limits;
 };
 

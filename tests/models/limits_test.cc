@@ -81,6 +81,19 @@ TEST(Limits, TheDefaultCacheHoldsOneSequenceEvenIfThatIsMoreThanAQuarter) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("a lower engine.max_model_len"));
 }
 
+// The same memory holds four times the tokens of float32.
+TEST(Limits, PagesAreCountedInTheCachesOwnType) {
+  const EngineConfig engine = {.kv_cache_bytes = 100 * kPageBytes};
+  const RunnerLimits limits = PlanLengths(Decoder(), engine, 0).value();
+  for (const auto& [dtype, pages] : {std::pair(at::kFloat, 100), std::pair(at::kHalf, 200),
+                                     std::pair(at::kBFloat16, 200), std::pair(at::kFloat8_e4m3fn, 400)}) {
+    const auto planned = PlanMemory(Decoder(), engine, limits, {.available = int64_t{1} << 40}, dtype, /*is_cpu=*/true);
+    ASSERT_TRUE(planned.ok()) << planned.status();
+    EXPECT_EQ(planned->limits.num_pages, pages) << dtype;
+    EXPECT_EQ(planned->kv_bytes, 100 * kPageBytes) << dtype;
+  }
+}
+
 TEST(Limits, AGivenCacheSizeIsKept) {
   const auto planned = Plan({.kv_cache_bytes = 100 * kPageBytes + 1}, {.available = int64_t{1} << 40});
   ASSERT_TRUE(planned.ok()) << planned.status();

@@ -193,12 +193,27 @@ TEST_F(LoadOption, WhatIsNotBuiltIsRefusedByName) {
   options_.engine.enable_prefix_caching = true;
   ExpectRefused(absl::StatusCode::kUnimplemented, "engine.enable_prefix_caching: not supported yet");
   options_.engine.enable_prefix_caching = false;
-  options_.engine.kv_cache_dtype = "fp8";
-  ExpectRefused(absl::StatusCode::kUnimplemented, "engine.kv_cache_dtype: fp8 with a float32 model: not supported yet");
+}
+
+TEST_F(LoadOption, KvCacheDtypeIsTheModelsOrAnyOfTheWords) {
+  options_.engine = {.max_model_len = 64, .max_num_seqs = 1};
+  const auto element_bytes = [this](const std::string& word) {
+    constexpr int64_t kElements = 5 * 2 * 2 * 16 * 16;  // pages (one is scratch), layers, K and V, tokens, width
+    options_.engine.kv_cache_dtype = word;
+    return Report().kv_bytes / kElements;
+  };
+  for (const auto& [dtype, bytes] : {std::pair("float32", 4), std::pair("bfloat16", 2)}) {
+    options_.torch_dtype = dtype;
+    EXPECT_EQ(element_bytes("auto"), bytes);
+    EXPECT_EQ(element_bytes("float32"), 4);
+    EXPECT_EQ(element_bytes("bfloat16"), 2);
+    EXPECT_EQ(element_bytes("float16"), 2);
+    for (const char* fp8 : {"float8_e4m3", "fp8", "fp8_e4m3"}) EXPECT_EQ(element_bytes(fp8), 1) << fp8;
+  }
   options_.engine.kv_cache_dtype = "int3";
-  ExpectRefused(absl::StatusCode::kInvalidArgument, "engine.kv_cache_dtype: \"int3\" is not one of");
-  options_.engine.kv_cache_dtype = "float32";
-  EXPECT_TRUE(Load().ok());
+  ExpectRefused(absl::StatusCode::kInvalidArgument,
+                "engine.kv_cache_dtype: \"int3\" is not one of auto, float32, float16, bfloat16, float8_e4m3, fp8, "
+                "fp8_e4m3");
 }
 
 TEST_F(LoadOption, OverridesChangeTheConfiguration) {

@@ -99,8 +99,6 @@ INSTANTIATE_TEST_SUITE_P(
             "engine.kv_cache_bytes: 0 is outside 1.."},
         Row{"KvDtype", [](auto& r) { r.mutable_engine()->set_kv_cache_dtype("int4"); }, kInvalid,
             "engine.kv_cache_dtype: \"int4\" is not one of auto"},
-        Row{"KvFp8", [](auto& r) { r.mutable_engine()->set_kv_cache_dtype("fp8"); }, kLater,
-            "engine.kv_cache_dtype: fp8"},
         Row{"PrefixCaching", [](auto& r) { r.mutable_engine()->set_enable_prefix_caching(true); }, kLater,
             "engine.enable_prefix_caching: true is not supported"},
         Row{"Revision", [](auto& r) { r.set_revision("main"); }, kInvalid, "revision: only with path"},
