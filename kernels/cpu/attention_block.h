@@ -2,6 +2,8 @@
 // key head. Milakov and Gimelshein, "Online normalizer calculation for softmax" (2018); Dao et al., "FlashAttention"
 // (2022): keys come 32 at a time, and each row keeps its running maximum m, sum l and weighted values o:
 //   m' = max(m, s);  p = exp(s - m');  l' = l exp(m - m') + sum(p);  o' = o exp(m - m') + p V;  result o / l
+// A row has the same bits in every block that holds it: a prompt may come in chunks of any size, and be computed again,
+// without a key or value of a later layer falling to another side when it is rounded to the cache's type.
 #ifndef KERNELS_CPU_ATTENTION_BLOCK_H_
 #define KERNELS_CPU_ATTENTION_BLOCK_H_
 
@@ -81,15 +83,24 @@ namespace flash {
 
 template <int W, typename T>
 AUTOMODELD_INLINE void Widen(const T* from, float* to, int64_t n, int64_t dim) {
-  for (int64_t d = 0; d < dim; d += W) Store<W>(to + d, n > d ? LoadPart<W>(from + d, n - d) : Floats<W>{});
+  int64_t d = 0;
+  for (; d + W <= n; d += W) Store<W>(to + d, Load<W>(from + d));
+  for (; d < dim; d += W) Store<W>(to + d, n > d ? LoadPart<W>(from + d, n - d) : Floats<W>{});
+}
+
+// The rows of a head lie a token apart, too far for the processor to see what comes next.
+AUTOMODELD_INLINE void Prefetch(const char* row, int64_t bytes) {
+  constexpr int64_t kLine = 64;
+  for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(row + i, /*write=*/0, /*locality=*/2);
 }
 
 // rows[i]: element rows `found` of T as floats, padded with zeros to `dim`: in place if they are that already, else in
-// `buffer`.
+// `buffer`. The rows `next` are fetched meanwhile.
 template <int W, typename T>
-AUTOMODELD_INLINE void WidenRows(const char* const* found, int64_t n, int64_t head_dim, int64_t dim, float* buffer,
-                                 const float** rows) {
+AUTOMODELD_INLINE void WidenRows(const char* const* found, int64_t n, const char* const* next, int64_t num_next,
+                                 int64_t head_dim, int64_t dim, float* buffer, const float** rows) {
   for (int64_t i = 0; i < n; ++i) {
+    if (i < num_next) Prefetch(next[i], head_dim * static_cast<int64_t>(sizeof(T)));
     const T* from = reinterpret_cast<const T*>(found[i]);
     if constexpr (std::is_same_v<T, float>) {
       if (head_dim == dim) {
@@ -105,14 +116,21 @@ AUTOMODELD_INLINE void WidenRows(const char* const* found, int64_t n, int64_t he
 // rows[i]: token begin + i, as from WidenRows. The type is looked at once per block of keys, which costs nothing, so
 // that the rest is compiled once for every type of cache.
 template <int W>
-AUTOMODELD_INLINE void LoadTokens(const TokenRows& source, int64_t begin, int64_t n, int64_t head_dim, int64_t dim,
+AUTOMODELD_INLINE void LoadTokens(const TokenRows& source, int64_t begin, int64_t end, int64_t head_dim, int64_t dim,
                                   float* buffer, const float** rows) {
-  const char* found[kKeysPerBlock];
+  const int64_t n = std::min(kKeysPerBlock, end - begin), left = std::min(kKeysPerBlock, end - begin - n);
+  const char *found[kKeysPerBlock], *next[kKeysPerBlock];
   source.Find(begin, n, found);
-  if (source.type == at::kFloat) return WidenRows<W, float>(found, n, head_dim, dim, buffer, rows);
-  if (source.type == at::kBFloat16) return WidenRows<W, at::BFloat16>(found, n, head_dim, dim, buffer, rows);
-  if (source.type == at::kHalf) return WidenRows<W, at::Half>(found, n, head_dim, dim, buffer, rows);
-  WidenRows<W, at::Float8_e4m3fn>(found, n, head_dim, dim, buffer, rows);
+  source.Find(begin + n, left, next);
+  if (source.type == at::kFloat) {
+    WidenRows<W, float>(found, n, next, left, head_dim, dim, buffer, rows);
+  } else if (source.type == at::kBFloat16) {
+    WidenRows<W, at::BFloat16>(found, n, next, left, head_dim, dim, buffer, rows);
+  } else if (source.type == at::kHalf) {
+    WidenRows<W, at::Half>(found, n, next, left, head_dim, dim, buffer, rows);
+  } else {
+    WidenRows<W, at::Float8_e4m3fn>(found, n, next, left, head_dim, dim, buffer, rows);
+  }
 }
 
 // turned[d][i] = rows[i][d]; columns from n on keep what they had, a finite value.
@@ -151,20 +169,40 @@ AUTOMODELD_INLINE void ScoresOfFew(const float* q, int64_t rows, int64_t dim, co
   }
 }
 
-// The same for R rows at a time, from keys turned: lanes are keys.
-template <int W, int R>
-AUTOMODELD_INLINE void ScoresOfTile(const float* q, int64_t dim, const float* turned, float* scores) {
-  for (int64_t i = 0; i < kKeysPerBlock; i += 2 * W) {
-    Floats<W> sum[R][2] = {};
-    for (int64_t d = 0; d < dim; ++d) {
-      const Floats<W> a = Load<W>(turned + d * kKeysPerBlock + i);
-      const Floats<W> b = Load<W>(turned + d * kKeysPerBlock + i + W);
+// sum[r] = q[r] . two vectors of keys, lanes are keys: of the columns First, First + Step, ..., added in the order of
+// ScoresOfFew, where column d is in lane d modulo W, and of Sum, which adds lane i + W / 2 to lane i and so on.
+template <int W, int R, int First, int Step>
+AUTOMODELD_INLINE void SumColumns(const float* q, int64_t dim, const float* turned, Floats<W> (&sum)[R][2]) {
+  if constexpr (Step < W) {
+    Floats<W> other[R][2];
+    SumColumns<W, R, First, 2 * Step>(q, dim, turned, sum);
+    SumColumns<W, R, First + Step, 2 * Step>(q, dim, turned, other);
+    AUTOMODELD_UNROLL
+    for (int r = 0; r < R; ++r) {
+      sum[r][0] += other[r][0];
+      sum[r][1] += other[r][1];
+    }
+  } else {
+    AUTOMODELD_UNROLL
+    for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = Floats<W>{};
+    for (int64_t d = First; d < dim; d += W) {
+      const Floats<W> a = Load<W>(turned + d * kKeysPerBlock);
+      const Floats<W> b = Load<W>(turned + d * kKeysPerBlock + W);
       AUTOMODELD_UNROLL
       for (int r = 0; r < R; ++r) {
         sum[r][0] += a * q[r * dim + d];
         sum[r][1] += b * q[r * dim + d];
       }
     }
+  }
+}
+
+// What ScoresOfFew gives, to the bit, for R rows at a time from keys turned.
+template <int W, int R>
+AUTOMODELD_INLINE void ScoresOfTile(const float* q, int64_t dim, const float* turned, float* scores) {
+  for (int64_t i = 0; i < kKeysPerBlock; i += 2 * W) {
+    Floats<W> sum[R][2];
+    SumColumns<W, R, 0, 1>(q, dim, turned + i, sum);
     AUTOMODELD_UNROLL
     for (int r = 0; r < R; ++r) {
       Store<W>(scores + r * kKeysPerBlock + i, sum[r][0]);
@@ -285,13 +323,14 @@ AUTOMODELD_INLINE void StoreResults(const AttentionBlock<T>& b, int64_t dim, con
 }
 
 template <int W, typename T>
-AUTOMODELD_INLINE void AddKeys(const AttentionBlock<T>& b, int64_t begin, int64_t n, int64_t dim, AttentionScratch& s) {
+AUTOMODELD_INLINE void AddKeys(const AttentionBlock<T>& b, int64_t begin, int64_t end, int64_t dim,
+                               AttentionScratch& s) {
   constexpr int64_t kFewRows = 6;  // from so many on, turning the keys is cheaper than adding lanes
-  const int64_t rows = b.tokens * b.group;
+  const int64_t rows = b.tokens * b.group, n = std::min(kKeysPerBlock, end - begin);
   const float* keys[kKeysPerBlock];
   const float* values[kKeysPerBlock];
-  LoadTokens<W>(b.keys, begin, n, b.head_dim, dim, s.k, keys);
-  LoadTokens<W>(b.values, begin, n, b.head_dim, dim, s.v, values);
+  LoadTokens<W>(b.keys, begin, end, b.head_dim, dim, s.k, keys);
+  LoadTokens<W>(b.values, begin, end, b.head_dim, dim, s.v, values);
   if (rows < kFewRows) {
     ScoresOfFew<W>(s.q, rows, dim, keys, n, s.scores);
   } else {
@@ -325,8 +364,10 @@ struct AttendBlock {
     AttentionScratch s(memory, b.tokens * b.group, dim);
     flash::LoadQueries<W>(b, dim, s);
     const int64_t end = flash::EndKey(b, b.first_position + b.tokens - 1);
-    for (int64_t begin = flash::FirstKey(b, b.first_position); begin < end; begin += kKeysPerBlock) {
-      flash::AddKeys<W>(b, begin, std::min(kKeysPerBlock, end - begin), dim, s);
+    // From a multiple: a row's keys fall into the same blocks, and are added in the same order, in every step.
+    const int64_t first = flash::FirstKey(b, b.first_position) / kKeysPerBlock * kKeysPerBlock;
+    for (int64_t begin = first; begin < end; begin += kKeysPerBlock) {
+      flash::AddKeys<W>(b, begin, end, dim, s);
     }
     flash::StoreResults<W>(b, dim, s);
   }

@@ -1,6 +1,6 @@
 // flash_attention_2 on the CPU: one pass straight over the pages, in parallel over (sequence, key head, block of rows).
-// Reads every key and value once per block of up to 64 rows and writes nothing but the result. A row's result does not
-// depend on the other sequences of the step.
+// Reads every key and value once per block of up to 64 rows and writes nothing but the result. A row's bits do not
+// depend on the other rows of the step, whether of other sequences or its own.
 #include <ATen/Parallel.h>
 
 #include <algorithm>

@@ -38,7 +38,7 @@ struct Lanes {
   typedef int32_t Ints __attribute__((vector_size(4 * W)));
   typedef uint32_t Words __attribute__((vector_size(4 * W)));
   typedef uint16_t Shorts __attribute__((vector_size(2 * W)));
-  typedef uint8_t Bytes __attribute__((vector_size(W)));
+  typedef uint8_t Bytes __attribute__((vector_size(W), may_alias, aligned(1)));
 };
 
 template <int W>
@@ -92,13 +92,26 @@ AUTOMODELD_INLINE Floats<W> Load(const at::Half* p) {
   return std::bit_cast<Floats<W>>(std::bit_cast<Words<W>>(scaled) | special | sign);
 }
 
+// By name: GCC 12 knows the instruction but takes a conversion apart, which makes reading an FP8 cache half as fast.
+template <int W>
+AUTOMODELD_INLINE Words<W> LoadBytes(const void* p) {
+#if defined(__x86_64__)
+  if constexpr (W > 4) {
+    Words<W> words;
+    asm("vpmovzxbd %1, %0" : "=v"(words) : "m"(*static_cast<const Bytes<W>*>(p)));
+    return words;
+  }
+#endif
+  Bytes<W> bytes;
+  std::memcpy(&bytes, p, sizeof(bytes));
+  return __builtin_convertvector(__builtin_convertvector(bytes, Shorts<W>), Words<W>);
+}
+
 // Exponent and fraction move to a float's place. Numbers below 2^-6 get there as 2^-6 + x, less 2^-6: a product with a
 // power of two, as for Half, would meet denormal floats, which cost a hundred cycles each and are frequent here.
 template <int W>
 AUTOMODELD_INLINE Floats<W> Load(const at::Float8_e4m3fn* p) {
-  Bytes<W> bytes;
-  std::memcpy(&bytes, p, sizeof(bytes));
-  const Words<W> bits = __builtin_convertvector(bytes, Words<W>);
+  const Words<W> bits = LoadBytes<W>(p);
   const Words<W> magnitude = (bits & 0x7fu) << 20;
   const Floats<W> small = std::bit_cast<Floats<W>>(magnitude + (121u << 23)) - 0x1p-6f;
   const Words<W> large = magnitude == (0x7fu << 20) ? Words<W>{} + 0x7fc00000u : magnitude + (120u << 23);

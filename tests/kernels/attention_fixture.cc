@@ -121,9 +121,9 @@ at::Tensor TestStep::Run(AttentionBackend& backend) const {
   return out.to(at::kCPU).to(at::kFloat);
 }
 
-void TestStep::UseCacheOf(const TestStep& other) {
+void TestStep::UseCacheOf(const TestStep& other, size_t sequence) {
   kv_ = other.kv_;
-  pages_ = other.pages_;
+  for (auto& pages : pages_) pages = other.pages_[sequence];
 }
 
 at::Tensor TestStep::Cached(const at::Tensor& cache, size_t sequence) const {

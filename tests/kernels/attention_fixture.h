@@ -42,8 +42,8 @@ class TestStep {
   // What the eager backend gives on the CPU in float32, the cache included, for the same values as this cache holds.
   at::Tensor Expected() const;
 
-  // Reads the keys and values of another step of the same shape and contexts.
-  void UseCacheOf(const TestStep& other);
+  // All sequences read the keys and values of one of another step of the same shape, which is at least as long.
+  void UseCacheOf(const TestStep& other, size_t sequence);
   at::Tensor CachedKeys(size_t sequence) const;  // [context, kv_heads, head_dim]
   at::Tensor CachedValues(size_t sequence) const;
 
