@@ -99,6 +99,7 @@ LoadOptions ReadLoad(const json& job) {
   options.engine.max_num_seqs = engine.value("max_num_seqs", 0);
   options.engine.max_model_len = engine.value("max_model_len", 0);
   options.engine.kv_cache_bytes = engine.value("kv_cache_bytes", int64_t{0});
+  options.engine.kv_cache_dtype = engine.value("kv_cache_dtype", "auto");
   return options;
 }
 
@@ -182,6 +183,7 @@ json Shown(const LoadReport& report) {
           {"dtype", report.info.dtype},
           {"fp8", report.fp8.has_value() ? Shown(*report.fp8) : json()},
           {"max_model_len", report.info.max_model_len},
+          {"kv_bytes", report.kv_bytes},
           {"num_parameters", report.info.num_parameters},
           {"unread_tensors", report.unread_tensors}};
 }
