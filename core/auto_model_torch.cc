@@ -228,6 +228,9 @@ class Loading {
     }
     weights_->Report(report);
     report.kv_bytes = planned_.kv_bytes;
+    if (!shape_.causal && options_.engine.kv_cache_dtype != "auto") {
+      report.notes.push_back("engine.kv_cache_dtype has no effect: an encoder has no KV cache");
+    }
     report.peak_bytes = target_.device().is_cpu() ? weights_->bytes() + weights_->borrowed_bytes()
                                                   : PeakBytes(target_.device());  // libtorch counts there
     report.phase_seconds = meter_.Finish();

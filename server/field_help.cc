@@ -69,7 +69,7 @@ const Row kRows[] = {
     {"automodeld.v1.EngineConfig.max_num_batched_tokens",
      "Most tokens in one step, 1..1048576; for an encoder at least max_model_len. Default: 2048, or that if it is more."},
     {"automodeld.v1.EngineConfig.kv_cache_dtype",
-     "Type of the KV cache: \"auto\" (the model\'s) or \"float32\", \"float16\", \"bfloat16\", \"fp8\". Default: \"auto\". In this version every type but the model\'s own is UNIMPLEMENTED."},
+     "Type of the KV cache: \"auto\" (the model\'s), \"float32\", \"float16\", \"bfloat16\" or \"float8_e4m3\" (also \"fp8\", \"fp8_e4m3\"), with any type of model, on every device. Default: \"auto\". \"float8_e4m3\" holds a token in half the memory of a 16-bit type and keeps keys and values to four significant bits."},
     {"automodeld.v1.EngineConfig.kv_cache_bytes",
      "Most bytes the KV cache may take, 1 and up, enough for one sequence of max_model_len. It never takes more than max_num_seqs such sequences need. Default: of the memory that the weights leave a quarter on the CPU and three quarters on a GPU, or one sequence if that is more."},
     {"automodeld.v1.EngineConfig.enable_prefix_caching",

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -214,6 +215,16 @@ TEST_F(LoadOption, KvCacheDtypeIsTheModelsOrAnyOfTheWords) {
   ExpectRefused(absl::StatusCode::kInvalidArgument,
                 "engine.kv_cache_dtype: \"int3\" is not one of auto, float32, float16, bfloat16, float8_e4m3, fp8, "
                 "fp8_e4m3");
+}
+
+TEST_F(LoadOption, AKvCacheDtypeForAModelWithoutACacheIsNoted) {
+  const std::string note = "engine.kv_cache_dtype has no effect: an encoder has no KV cache";
+  options_.engine.kv_cache_dtype = "fp8";
+  EXPECT_EQ(std::ranges::count(Report().notes, note), 0);
+  options_.config_overrides = R"({"architectures": ["TinyEncoderForTest"]})";
+  EXPECT_EQ(std::ranges::count(Report().notes, note), 1);
+  options_.engine.kv_cache_dtype = "auto";
+  EXPECT_EQ(std::ranges::count(Report().notes, note), 0);
 }
 
 TEST_F(LoadOption, OverridesChangeTheConfiguration) {
