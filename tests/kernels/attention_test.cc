@@ -120,7 +120,7 @@ TEST(Attention, EveryVersionReadsEveryTypeOfCacheInEveryTypeOfModel) {
       for (const at::ScalarType kv_dtype : kCacheTypes) {
         for (const int64_t window : {0, 17}) {
           const TestShape shape{.device = device, .dtype = dtype, .heads = 6, .window = window, .kv_dtype = kv_dtype};
-          for (const size_t mix : {1, 4, 6}) CheckAgainstEager(shape, kMixes[mix]);
+          for (const size_t mix : {1U, 4U, 6U}) CheckAgainstEager(shape, kMixes[mix]);
         }
       }
     }
