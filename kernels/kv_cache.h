@@ -1,7 +1,8 @@
 // Paged keys and values of all layers, of the model's dtype or of another: float32, float16, bfloat16, float8_e4m3fn.
 //
 //   KvCache cache(num_pages, num_layers, 16, kv_heads, head_dim, at::TensorOptions(at::kFloat8_e4m3fn).device(device));
-//   StoredBytes(cache.keys(0))[page][offset].copy_(StoredBytes(ToCache(k, cache.dtype(), k_scale)));
+//   const float write_scale = WriteScale("k_scale", cache.dtype(), k_scale);
+//   StoredBytes(cache.keys(0))[page][offset].copy_(StoredBytes(ToCache(k, cache.dtype(), write_scale)));
 //
 // A float8_e4m3fn cache holds x / scale, with one scale for the keys and one for the values of a layer: rounded to
 // nearest even, beyond +-448 (infinities too) 448, NaN as NaN; reading gives what is held times the scale. The other
