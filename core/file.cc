@@ -73,16 +73,20 @@ absl::Status File::Read(uint64_t offset, std::span<std::byte> out) const {
 }
 
 absl::Status File::ReadParallel(uint64_t offset, std::span<std::byte> out) const {
-  const uint64_t part = PartSize(out.size());
-  if (part >= out.size()) return Read(offset, out);
-  std::vector<absl::Status> results((out.size() + part - 1) / part);
+  return InParts(out.size(),
+                 [&](uint64_t begin, uint64_t end) { return Read(offset + begin, out.subspan(begin, end - begin)); });
+}
+
+absl::Status InParts(uint64_t size, const std::function<absl::Status(uint64_t begin, uint64_t end)>& part) {
+  const uint64_t step = PartSize(size);
+  if (step >= size) return part(0, size);
+  std::vector<absl::Status> results((size + step - 1) / step);
   {
     std::vector<std::jthread> threads;
     for (size_t i = 1; i < results.size(); ++i) {
-      const std::span<std::byte> piece = out.subspan(i * part, std::min(part, out.size() - i * part));
-      threads.emplace_back([&, i, piece] { results[i] = Read(offset + i * part, piece); });
+      threads.emplace_back([&, i] { results[i] = part(i * step, std::min(size, (i + 1) * step)); });
     }
-    results[0] = Read(offset, out.first(part));
+    results[0] = part(0, step);
   }
   for (const absl::Status& result : results) RETURN_IF_ERROR(result);
   return absl::OkStatus();

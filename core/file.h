@@ -14,6 +14,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <utility>
@@ -45,6 +46,9 @@ class File {
   int descriptor_ = -1;
   uint64_t size_ = 0;
 };
+
+// Runs `part` on a few parts of [0, size), cut at multiples of 4096, by a thread each where that pays; the first error.
+absl::Status InParts(uint64_t size, const std::function<absl::Status(uint64_t begin, uint64_t end)>& part);
 
 // A whole file. FAILED_PRECONDITION: larger than `max_bytes`, or File's errors.
 absl::StatusOr<std::string> ReadText(const std::string& folder, const std::string& name, uint64_t max_bytes);

@@ -4,9 +4,12 @@
 #include <malloc.h>
 #endif
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <fstream>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <sstream>
 
@@ -90,6 +93,16 @@ void KeepFreedMemory() {
 #if defined(__GLIBC__)
   mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that glibc takes
   mallopt(M_TRIM_THRESHOLD, 256 << 20);
+#endif
+}
+
+void UseHugePages(std::span<std::byte> memory) {
+#if defined(MADV_HUGEPAGE)
+  constexpr size_t kHuge = 2 << 20;
+  void* begin = memory.data();
+  size_t left = memory.size();
+  if (std::align(kHuge, kHuge, begin, left) == nullptr) return;  // no whole one in it
+  static_cast<void>(madvise(begin, left / kHuge * kHuge, MADV_HUGEPAGE));
 #endif
 }
 

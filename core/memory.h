@@ -6,7 +6,9 @@
 #ifndef CORE_MEMORY_H_
 #define CORE_MEMORY_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 
 namespace automodeld {
@@ -18,6 +20,10 @@ int64_t AvailableMemory(const std::string& root = "");
 // Lets the allocator keep what a step has freed for the next step, which takes as much again; otherwise glibc gives
 // tensors of some megabytes back each time and the kernel clears them anew. For programs that serve, at their start.
 void KeepFreedMemory();
+
+// Asks for pages of 2 MiB beneath `memory`, before it is written first: the kernel then clears a tensor in a third of
+// the time, and reading it takes fewer address translations. Its numbers stay; a kernel that will not, does not.
+void UseHugePages(std::span<std::byte> memory);
 
 }  // namespace automodeld
 

@@ -87,7 +87,7 @@ absl::StatusOr<bool> ModelWeights::IsTiedCopy(const std::string& name) {
   const StoredTensor* stored = copy.empty() ? nullptr : FindStored(*parts_.files, architecture.base_prefix, copy);
   const StoredTensor* tied_to = FindStored(*parts_.files, architecture.base_prefix, original);
   if (stored == nullptr || stored->name != name || tied_to == nullptr) return false;
-  ASSIGN_OR_RETURN(const bool equal, parts_.files->Equal(*stored, *tied_to));
+  ASSIGN_OR_RETURN(const bool equal, parts_.files->Equal(*stored, *tied_to, [this] { return parts_.meter->Check(); }));
   if (!equal) wanted_->Fail(fmt::format("{} differs from {}, to which tie_word_embeddings ties it", copy, original));
   return equal;
 }
@@ -99,7 +99,9 @@ absl::StatusOr<std::unique_ptr<Model>> ModelWeights::Read(const Ops& ops) {
   if (parts_.files == nullptr) {
     return ReadFrom(RandomSource(parts_.options->seed, parts_.initializer_range, parts_.meter), ops);
   }
-  return ReadFrom(SafetensorsSource(*parts_.files, parts_.architecture->base_prefix, parts_.meter), ops);
+  return ReadFrom(SafetensorsSource(*parts_.files, parts_.architecture->base_prefix, wanted_->wanted(),
+                                    parts_.target.device(), parts_.meter),
+                  ops);
 }
 
 template <typename Source>

@@ -12,6 +12,8 @@ namespace automodeld {
 
 namespace {
 
+constexpr int64_t kDrawn = 4 << 20;  // numbers at a time; a multiple of 4
+
 // FNV-1a, so that a name's numbers never change with a library.
 uint64_t HashOf(const std::string& name) {
   uint64_t hash = 0xcbf29ce484222325;
@@ -29,11 +31,11 @@ std::pair<float, float> Normals(uint32_t a, uint32_t b) {
   return {radius * std::cos(angle), radius * std::sin(angle)};
 }
 
-// out[4i .. 4i+3] comes from the counter i.
-void DrawNormals(uint64_t seed, uint64_t stream, float range, float* out, int64_t numel) {
+// out[4i .. 4i+3] comes from the counter first_counter + i.
+void DrawNormals(uint64_t seed, uint64_t stream, int64_t first_counter, float range, float* out, int64_t numel) {
   at::parallel_for(0, (numel + 3) / 4, 4096, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const PhiloxWords words = Philox(seed, static_cast<uint64_t>(i), stream);
+      const PhiloxWords words = Philox(seed, static_cast<uint64_t>(first_counter + i), stream);
       const auto [a, b] = Normals(words.x, words.y);
       const auto [c, d] = Normals(words.z, words.w);
       const float four[] = {a, b, c, d};
@@ -51,17 +53,25 @@ void RandomSource::Fail(const std::string& error) {
 void RandomSource::Read(const std::string& name, at::Tensor out) {
   if (status_.ok()) status_ = meter_->Check();
   if (!status_.ok()) return;
-  if (name.ends_with("bias")) {
-    out.zero_();
-  } else if (out.dim() < 2) {
-    out.fill_(1);
-  } else {
-    const at::Tensor drawn = out.is_cpu() && out.scalar_type() == at::kFloat ? out : at::empty(out.sizes(), at::kFloat);
-    DrawNormals(seed_, HashOf(name), static_cast<float>(range_), drawn.mutable_data_ptr<float>(), drawn.numel());
-    if (!drawn.is_same(out)) {
-      out.copy_(drawn);
-      extra_bytes_ = std::max(extra_bytes_, static_cast<int64_t>(drawn.nbytes()));
-    }
+  if (name.ends_with("bias") || out.dim() < 2) {
+    out.fill_(name.ends_with("bias") ? 0 : 1);
+    return meter_->Advance(static_cast<int64_t>(out.nbytes()));
+  }
+  const at::Tensor flat = out.view(-1);
+  for (int64_t first = 0; first < flat.numel() && status_.ok(); first += kDrawn) {
+    Draw(name, first, flat.narrow(0, first, std::min(kDrawn, flat.numel() - first)));
+    status_ = meter_->Check();
+  }
+}
+
+void RandomSource::Draw(const std::string& name, int64_t first, const at::Tensor& out) {
+  const bool direct = out.is_cpu() && out.scalar_type() == at::kFloat;
+  const at::Tensor drawn = direct ? out : at::empty(out.sizes(), at::kFloat);
+  DrawNormals(seed_, HashOf(name), first / 4, static_cast<float>(range_), drawn.mutable_data_ptr<float>(),
+              drawn.numel());
+  if (!direct) {
+    out.copy_(drawn);
+    extra_bytes_ = std::max(extra_bytes_, static_cast<int64_t>(drawn.nbytes()));
   }
   meter_->Advance(static_cast<int64_t>(out.nbytes()));
 }

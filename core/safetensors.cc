@@ -153,12 +153,14 @@ absl::Status Safetensors::Read(const StoredTensor& tensor, uint64_t offset, std:
   return shards_[tensor.shard].ReadParallel(tensor.begin + offset, out);
 }
 
-absl::StatusOr<bool> Safetensors::Equal(const StoredTensor& a, const StoredTensor& b) const {
+absl::StatusOr<bool> Safetensors::Equal(const StoredTensor& a, const StoredTensor& b,
+                                        const std::function<absl::Status()>& check) const {
   constexpr uint64_t kPiece = 8 << 20;
   if (a.type != b.type || a.shape != b.shape) return false;
   std::vector<std::byte> piece_a(std::min(a.bytes, kPiece)), piece_b(piece_a.size());
   for (uint64_t offset = 0; offset < a.bytes; offset += kPiece) {
     const size_t size = std::min(a.bytes - offset, kPiece);
+    RETURN_IF_ERROR(check());
     RETURN_IF_ERROR(Read(a, offset, std::span(piece_a).first(size)));
     RETURN_IF_ERROR(Read(b, offset, std::span(piece_b).first(size)));
     if (!std::equal(piece_a.begin(), piece_a.begin() + static_cast<std::ptrdiff_t>(size), piece_b.begin()))

@@ -18,6 +18,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -61,8 +62,9 @@ class Safetensors {
 
   // Fills `out` with the tensor's bytes from `offset` on; large pieces by several threads.
   absl::Status Read(const StoredTensor& tensor, uint64_t offset, std::span<std::byte> out) const;
-  // Whether two tensors have the same type, shape and bytes.
-  absl::StatusOr<bool> Equal(const StoredTensor& a, const StoredTensor& b) const;
+  // Whether two tensors have the same type, shape and bytes. `check` is asked before every 16 MiB; its error ends it.
+  absl::StatusOr<bool> Equal(const StoredTensor& a, const StoredTensor& b,
+                             const std::function<absl::Status()>& check) const;
 
  private:
   absl::Status AddShard(const std::string& folder, const std::string& name);

@@ -3,7 +3,7 @@
 //   PlanningSource wanted(&files, "model.");
 //   architecture.make(config, Weights(&wanted, meta_options), ops);   // asks for every tensor
 //   RETURN_IF_ERROR(wanted.Check(...));                               // all that is missing, misshapen or unread
-//   SafetensorsSource source(files, "model.", &meter);
+//   SafetensorsSource source(files, "model.", wanted.wanted(), device, &meter);
 //   auto model = architecture.make(config, Weights(&source, options), ops);
 //   RETURN_IF_ERROR(source.status());
 //
@@ -22,6 +22,7 @@
 #include "core/checkpoint.h"
 #include "core/load_meter.h"
 #include "core/safetensors.h"
+#include "core/staged_reader_torch.h"
 
 namespace automodeld {
 
@@ -68,30 +69,36 @@ class PlanningSource final : public WeightSource {
   int64_t stored_bytes_ = 0;
 };
 
-// Reads safetensors files straight into the tensors where type and device agree, else through a small buffer.
+// Reads safetensors files: on the CPU straight into the tensor, by several threads that also convert; to a GPU through
+// a StagedReader, which reads ahead of the model in the order in which the plan says it will ask.
 class SafetensorsSource final : public WeightSource {
  public:
-  SafetensorsSource(const Safetensors& files, std::string base_prefix, LoadMeter* meter)
-      : files_(files), base_prefix_(std::move(base_prefix)), meter_(meter) {}
+  // `wanted`: what the model will ask for, in its order; another order is right too, and slower. `device`: where.
+  SafetensorsSource(const Safetensors& files, std::string base_prefix,
+                    const std::vector<PlanningSource::Wanted>& wanted, at::Device device, LoadMeter* meter);
 
   std::optional<StoredForm> Find(const std::string& name) const override;
   void Read(const std::string& name, at::Tensor out) override;
   bool Expect(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype) override;
   void Fail(const std::string& error) override;
 
-  // The first error; once there is one, or the load is cancelled, nothing more is read.
-  const absl::Status& status() const { return status_; }
-  // Most memory of the host that reading took besides the tensors.
-  int64_t extra_bytes() const { return staging_.defined() ? static_cast<int64_t>(staging_.nbytes()) : 0; }
+  // The first error; once there is one, or the load is cancelled, nothing more is read. Waits until all tensors have
+  // what they were given.
+  const absl::Status& status();
+  // Most memory of the host that reading took besides the tensors, but for a MiB.
+  int64_t extra_bytes() const { return extra_bytes_; }
 
  private:
-  absl::Status ReadDirect(const StoredTensor& stored, const at::Tensor& out) const;
-  absl::Status ReadConverted(const StoredTensor& stored, const at::Tensor& out);
+  absl::Status ReadHere(const StoredTensor& stored, const at::Tensor& out);
+  // Bytes [begin, end) of what is stored. From any thread.
+  absl::Status ReadConverted(const StoredTensor& stored, uint64_t begin, uint64_t end, const at::Tensor& out) const;
+  absl::Status ReadStaged(const StoredTensor& stored, const at::Tensor& out);
 
   const Safetensors& files_;
   std::string base_prefix_;
   LoadMeter* meter_;
-  at::Tensor staging_;  // bytes; pinned where the target is a GPU
+  std::optional<StagedReader> ahead_;  // of a GPU
+  int64_t extra_bytes_ = 0;
   absl::Status status_;
 };
 
@@ -111,6 +118,9 @@ class RandomSource final : public WeightSource {
   int64_t extra_bytes() const { return extra_bytes_; }
 
  private:
+  // `out` is a piece of the tensor, from element `first` on.
+  void Draw(const std::string& name, int64_t first, const at::Tensor& out);
+
   uint64_t seed_;
   double range_;
   LoadMeter* meter_;

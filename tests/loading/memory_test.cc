@@ -2,7 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <limits>
+#include <span>
+#include <vector>
 
 #include "tests/loading/checkpoint_folder.h"
 
@@ -43,6 +47,15 @@ TEST(AvailableMemory, KnowsVersion1Too) {
 TEST(AvailableMemory, IsUnboundedWhereNothingIsKnown) {
   const CheckpointFolder root;
   EXPECT_EQ(AvailableMemory(root.path()), std::numeric_limits<int64_t>::max());
+}
+
+TEST(UseHugePages, LeavesEveryNumberWhateverTheSize) {
+  for (const size_t size : {size_t{0}, size_t{1}, size_t{2} << 20, (size_t{9} << 20) + 5}) {
+    std::vector<std::byte> memory(size, std::byte{7});
+    UseHugePages(memory);
+    UseHugePages(std::span(memory).subspan(size / 2));
+    EXPECT_EQ(std::ranges::count(memory, std::byte{7}), static_cast<ptrdiff_t>(size));
+  }
 }
 
 }  // namespace

@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 
 #include <filesystem>
+#include <map>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -77,6 +79,55 @@ TEST(Safetensors, SeveralThreadsReadALargeTensorWhole) {
   const auto files = Safetensors::Open(folder.path());
   ASSERT_TRUE(files.ok());
   EXPECT_TRUE(ReadAll(*files, *files->Find("a")) == bytes);
+}
+
+TEST(Safetensors, EqualLooksAtTypeShapeAndBytesAndStopsWhenToldTo) {
+  std::string bytes(20 << 20, 'x');
+  const CheckpointFolder folder;
+  const std::vector<int64_t> shape = {20 << 20};
+  std::string other = bytes;
+  other.back() = 'y';
+  folder.WriteTensors(kSingle, {{"a", "U8", shape, bytes},
+                                {"same", "U8", shape, bytes},
+                                {"other", "U8", shape, other},
+                                {"type", "I8", shape, bytes},
+                                {"shape", "U8", {20, 1 << 20}, bytes}});
+  const auto files = Safetensors::Open(folder.path());
+  ASSERT_TRUE(files.ok()) << files.status();
+  int asked = 0;
+  const auto equal = [&](const char* name, int most) {
+    asked = 0;
+    return files->Equal(*files->Find("a"), *files->Find(name),
+                        [&] { return ++asked > most ? absl::CancelledError("enough") : absl::OkStatus(); });
+  };
+  EXPECT_TRUE(equal("same", 3).value());
+  EXPECT_EQ(asked, 3);
+  EXPECT_FALSE(equal("other", 3).value());
+  EXPECT_FALSE(equal("type", 0).value());
+  EXPECT_FALSE(equal("shape", 0).value());
+  EXPECT_EQ(equal("same", 2).status().code(), absl::StatusCode::kCancelled);
+}
+
+TEST(InParts, CoversEveryByteOnceAndTellsTheFirstError) {
+  for (const uint64_t size : {0ULL, 1ULL, 4095ULL, 8ULL << 20, (40ULL << 20) + 17}) {
+    std::mutex mutex;
+    std::map<uint64_t, uint64_t> parts;
+    EXPECT_TRUE(InParts(size, [&](uint64_t begin, uint64_t end) {
+                  const std::scoped_lock lock(mutex);
+                  parts[begin] = end;
+                  return absl::OkStatus();
+                }).ok());
+    uint64_t covered = 0;
+    for (const auto& [begin, end] : parts) {
+      EXPECT_EQ(begin, covered);
+      EXPECT_EQ(begin % 4096, 0U);
+      covered = end;
+    }
+    EXPECT_EQ(covered, size);
+    const absl::Status status =
+        InParts(size, [](uint64_t begin, uint64_t) { return absl::InternalError(std::to_string(begin)); });
+    EXPECT_EQ(status.message(), "0");
+  }
 }
 
 TEST(Safetensors, EmptyTensorsAndNoTensorsAreValid) {
