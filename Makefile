@@ -64,6 +64,7 @@ tidy: setup-test
 bench: build-tests
 	$(STAGE) "bench: engine" $(BUILD)/engine_bench
 	$(STAGE) "bench: figures" $(PYTHON) tools/figures
+	$(STAGE) "bench: loading" $(PYTHON) tests/bench/load.py
 
 clean:
 	rm -rf build

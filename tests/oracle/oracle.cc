@@ -7,7 +7,8 @@
 //                     "fp8_config": {...}},
 //            "requests": [{"ids": [...], "max_tokens", "temperature", "seed", ..., "logit_bias": [[id, bias], ...],
 //                          "logprobs"} | {"ids", "embed": true, "pooling"}],   no pooling: the checkpoint's own
-//            "together": true}          false: one after the other
+//            "together": true,          false: one after the other
+//            "times": 1}                how often the model is loaded; the last one serves
 //   result: {"report": {...}, "embedding": {...},
 //            "answers": [{"ids": [...], "logprobs": [{"id": logprob, ...}, ...], "chosen": [logprob, ...],
 //                         "embedding": [...], "finish": "stop" or "length", "error": "..."}],
@@ -185,7 +186,10 @@ json Shown(const LoadReport& report) {
           {"max_model_len", report.info.max_model_len},
           {"kv_bytes", report.kv_bytes},
           {"num_parameters", report.info.num_parameters},
-          {"unread_tensors", report.unread_tensors}};
+          {"peak_bytes", report.peak_bytes},
+          {"phase_seconds", json::object_t(report.phase_seconds.begin(), report.phase_seconds.end())},
+          {"unread_tensors", report.unread_tensors},
+          {"weight_bytes", report.weight_bytes}};
 }
 
 json Shown(const EmbeddingDefaults& embedding) {
@@ -197,6 +201,10 @@ int Main() {
   const json job = json::parse(std::cin);
   const LoadOptions options = ReadLoad(job.at("load"));
   auto model = AutoModel::Load(options, LoadContext{});
+  for (int i = 1; i < job.value("times", 1) && model.ok(); ++i) {
+    model = absl::UnknownError("freed before the next");
+    model = AutoModel::Load(options, LoadContext{});
+  }
   if (!model.ok()) throw std::runtime_error(model.status().ToString());
   json result = {{"report", Shown(model->report)}, {"embedding", Shown(model->embedding)}};
   if (!options.check_only) {
