@@ -165,8 +165,9 @@ TEST(Corruption, AFlippedBitOfTheHeaderIsRefusedOrChangesNoMoreThanAName) {
         return found == intact.end() || found->second != tensor.second;
       });
       EXPECT_LE(differ, 1);
-      for (const auto& [name, tensor] : *expected) {
-        EXPECT_TRUE(std::ranges::any_of(intact, [&](const auto& before) { return before.second == tensor; })) << name;
+      for (const auto& now : *expected) {
+        EXPECT_TRUE(std::ranges::any_of(intact, [&](const auto& before) { return before.second == now.second; }))
+            << now.first;
       }
     } else {
       ++refused;
@@ -230,7 +231,7 @@ TEST(Corruption, ATypeThatLiesIsRefusedUnlessItIsAsWide) {
   for (const TestTensor& tensor : SmallModel()) {
     for (const auto& [lie, width] : widths) {
       SCOPED_TRACE(tensor.name + " as " + lie);
-      WriteLie(folder, tensor.name, [&](json& entry) { entry["dtype"] = lie; });
+      WriteLie(folder, tensor.name, [&dtype = lie](json& entry) { entry["dtype"] = dtype; });
       if (width != widths.at(tensor.dtype)) {
         ExpectRefused(folder, kSingle, tensor.name + ": " + std::to_string(tensor.bytes.size()) + " bytes in the file");
         continue;
