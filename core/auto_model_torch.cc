@@ -279,10 +279,10 @@ class Loading {
   std::unique_ptr<AttentionBackend> attention_;
   std::unique_ptr<Model> model_;
   PlannedLimits planned_;
-  Fallbacks device_fallbacks_{options_.allow_fallback};
-  Fallbacks attention_fallbacks_{options_.allow_fallback};
-  Fallbacks fused_fallbacks_{options_.allow_fallback};
-  Fallbacks sdpa_fallbacks_{options_.allow_fallback};
+  Fallbacks device_fallbacks_{options_.allow_fallback, context_.fault};
+  Fallbacks attention_fallbacks_{options_.allow_fallback, context_.fault};
+  Fallbacks fused_fallbacks_{options_.allow_fallback, context_.fault};
+  Fallbacks sdpa_fallbacks_{options_.allow_fallback, context_.fault};
 };
 
 absl::StatusOr<LoadedModel> LoadFrom(const std::string& folder, absl::StatusOr<Config> config,

@@ -37,7 +37,7 @@ bool ModelWeights::StoresFp8() const {
 
 absl::Status ModelWeights::PlanFp8(const std::string& dialect) {
   const std::optional<Fp8Config>& config = parts_.options->fp8_config;
-  if (parts_.context->fault) plan_.fp8_fault = [this] { return parts_.context->fault("fp8"); };
+  plan_.fp8_fault = [this] { return fallbacks_.Begin("fp8"); };
   const bool stored = StoresFp8();
   if (!config.has_value() && !stored) return absl::OkStatus();
   const bool emulate = config.has_value() && config->emulate;

@@ -12,8 +12,11 @@
 #include <absl/status/status.h>
 #include <absl/status/statusor.h>
 
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/auto_model.h"
@@ -26,13 +29,18 @@ namespace automodeld {
 // The fallbacks of one step, in order.
 class Fallbacks {
  public:
-  explicit Fallbacks(bool allowed) : allowed_(allowed) {}
+  // `fault`: LoadContext's.
+  explicit Fallbacks(bool allowed, std::function<absl::Status(std::string_view)> fault = nullptr)
+      : allowed_(allowed), fault_(std::move(fault)) {}
+  // Called first inside a step: what a test makes of it.
+  absl::Status Begin(std::string_view step) const { return fault_ ? fault_(step) : absl::OkStatus(); }
   // FAILED_PRECONDITION where none is allowed.
   absl::Status Take(const std::string& what, const std::string& error, const std::string& fallback);
   const std::vector<LoadAttempt>& attempts() const { return attempts_; }
 
  private:
   bool allowed_;
+  std::function<absl::Status(std::string_view)> fault_;
   std::vector<LoadAttempt> attempts_;
 };
 

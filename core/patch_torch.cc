@@ -48,7 +48,10 @@ absl::StatusOr<PatchedAttention> MakeSdpa(const LoadOptions& options, const Atte
   const std::vector<SdpaMethod> methods = Methods(options);
   std::vector<SdpaBackend> order;
   std::ranges::transform(methods, std::back_inserter(order), BackendOf);
-  auto ordered = MakeAttention("sdpa", needs, order);
+  auto ordered = [&]() -> absl::StatusOr<std::unique_ptr<AttentionBackend>> {
+    RETURN_IF_ERROR(sdpa.Begin("sdpa_method"));
+    return MakeAttention("sdpa", needs, order);
+  }();
   if (ordered.ok()) return PatchedAttention{*std::move(ordered), {}};
   if (!absl::IsUnimplemented(ordered.status())) return ordered.status();
   ASSIGN_OR_RETURN(auto unordered, MakeAttention("sdpa", needs, {}));
@@ -57,7 +60,8 @@ absl::StatusOr<PatchedAttention> MakeSdpa(const LoadOptions& options, const Atte
 }
 
 absl::StatusOr<PatchedAttention> MakeRung(const std::string& name, const LoadOptions& options,
-                                          const AttentionNeeds& needs, Fallbacks& sdpa) {
+                                          const AttentionNeeds& needs, const Fallbacks& attention, Fallbacks& sdpa) {
+  RETURN_IF_ERROR(attention.Begin(name));
   if (name == "sdpa" && options.use_sdpa_patching) return MakeSdpa(options, needs, sdpa);
   ASSIGN_OR_RETURN(auto backend, MakeAttention(name, needs, {}));
   PatchedAttention patched{std::move(backend), {}};
@@ -78,7 +82,8 @@ absl::Status CheckSignatures(const Ops& original, const Ops& patched) {
   return status;
 }
 
-absl::Status CheckFused(const Ops& eager, const FusedOps& fused, const OpTarget& target) {
+absl::Status CheckFused(const Ops& eager, const FusedOps& fused, const OpTarget& target, const Fallbacks& fallbacks) {
+  RETURN_IF_ERROR(fallbacks.Begin("fused"));
   RETURN_IF_ERROR(CheckSignatures(eager, fused.ops));
   for (const auto& [op, version] : fused.patched) {
     RETURN_IF_ERROR(ProbeOp(op, eager, fused.ops, target.dims, target.options));
@@ -153,7 +158,7 @@ absl::StatusOr<PatchedAttention> PatchAttention(const LoadOptions& options, cons
   const auto* rung = std::ranges::find(kAttentionLadder, options.attn_implementation);
   TORCH_CHECK(rung != kAttentionLadder.end(), "attn_implementation: ", options.attn_implementation);
   for (;; ++rung) {
-    auto patched = MakeRung(*rung, options, needs, sdpa);
+    auto patched = MakeRung(*rung, options, needs, attention, sdpa);
     if (!absl::IsUnimplemented(patched.status()) || rung + 1 == kAttentionLadder.end()) return patched;
     RETURN_IF_ERROR(attention.Take(fmt::format("attn_implementation={}", *rung),
                                    std::string(patched.status().message()), *(rung + 1)));
@@ -165,7 +170,7 @@ absl::StatusOr<PatchedOps> PatchFusedKernels(const Ops& eager, const FusedOps& f
   PatchedOps result{.ops = eager, .patches = {}, .notes = {}};
   const absl::Status status =
       target.ops.empty() ? absl::UnimplementedError(target.architecture + " calls no operation that could be fused")
-                         : CheckFused(eager, fused, target);
+                         : CheckFused(eager, fused, target, fallbacks);
   if (absl::IsResourceExhausted(status)) return status;
   if (!status.ok()) {
     RETURN_IF_ERROR(fallbacks.Take("use_liger_kernel", std::string(status.message()), "eager operations"));

@@ -83,6 +83,8 @@ Architecture Row(const std::string& name, const std::string& model_type, std::ve
 
 const bool kRegistered = RegisterArchitectures({
     Row("TinyForTest", "tiny", {AutoClass::kCausalLM, AutoClass::kEmbedding}, true),
+    Row("TinyForEveryClassTest", "tiny-every",
+        {AutoClass::kCausalLM, AutoClass::kImageTextToText, AutoClass::kEmbedding}, true),
     Row("TinyEncoderForTest", "tiny-encoder", {AutoClass::kEmbedding}, false),
 });
 
@@ -99,14 +101,22 @@ std::map<std::string, at::Tensor>& LastTiny() {
   return tensors;
 }
 
-std::vector<TestTensor> TinyTensors() {
-  std::vector<TestTensor> tensors = {Numbered("model.embed_tokens.weight", {24, 16}, 0),
-                                     Numbered("model.norm.weight", {16}, 1), Numbered("lm_head.weight", {24, 16}, 2)};
+std::string TinyConfig(int64_t hidden, const std::string& architecture) {
+  nlohmann::json config = nlohmann::json::parse(kTinyConfig);
+  config["hidden_size"] = hidden;
+  config["architectures"] = {architecture};
+  return config.dump();
+}
+
+std::vector<TestTensor> TinyTensors(int64_t hidden) {
+  std::vector<TestTensor> tensors = {Numbered("model.embed_tokens.weight", {24, hidden}, 0),
+                                     Numbered("model.norm.weight", {hidden}, 1),
+                                     Numbered("lm_head.weight", {24, hidden}, 2)};
   for (const std::string& layer : {std::string("model.layers.0."), std::string("model.layers.1.")}) {
-    tensors.push_back(Numbered(layer + "q.weight", {16, 16}, 3));
-    tensors.push_back(Numbered(layer + "k.weight", {8, 16}, 4));
-    tensors.push_back(Numbered(layer + "q.bias", {16}, 5));
-    tensors.push_back(Numbered(layer + "k.bias", {8}, 6));
+    tensors.push_back(Numbered(layer + "q.weight", {hidden, hidden}, 3));
+    tensors.push_back(Numbered(layer + "k.weight", {hidden / 2, hidden}, 4));
+    tensors.push_back(Numbered(layer + "q.bias", {hidden}, 5));
+    tensors.push_back(Numbered(layer + "k.bias", {hidden / 2}, 6));
   }
   return tensors;
 }
@@ -124,6 +134,11 @@ TestTensor Converted(const TestTensor& tensor, const std::string& dtype) {
 void WriteTiny(const CheckpointFolder& folder) {
   folder.Write("config.json", kTinyConfig);
   folder.WriteTensors("model.safetensors", TinyTensors());
+}
+
+void WriteTiny(const CheckpointFolder& folder, int64_t hidden, const std::string& architecture) {
+  folder.Write("config.json", TinyConfig(hidden, architecture));
+  folder.WriteTensors("model.safetensors", TinyTensors(hidden));
 }
 
 LoadOptions PlainOptions(const std::string& path) {
