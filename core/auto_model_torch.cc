@@ -241,21 +241,20 @@ class Loading {
     const auto serves = [this](AutoClass auto_class) {
       return std::ranges::find(architecture_->classes, auto_class) != architecture_->classes.end();
     };
-    return {
-        .model = options_.model,
-        .architecture = architecture_->name,
-        .model_type = architecture_->model_type,
-        .dtype = DtypeName(at::typeMetaToScalarType(target_.dtype())),
-        .device = target_.device().str(),
-        .num_parameters = weights_->num_parameters(),
-        .max_model_len = planned_.limits.max_model_len,
-        .vocab_size = static_cast<int>(shape_.vocab_size),
-        .hidden_size = static_cast<int>(shape_.hidden_size),
-        .num_layers = static_cast<int>(shape_.num_layers),
-        .can_generate = shape_.causal && options_.auto_class != AutoClass::kEmbedding &&
-                        (serves(AutoClass::kCausalLM) || serves(AutoClass::kImageTextToText)),
-        .can_embed = serves(AutoClass::kEmbedding),
-        .has_chat_template = loaded_.tokenizer != nullptr && loaded_.tokenizer->has_chat_template()};
+    return {.model = options_.model,
+            .architecture = architecture_->name,
+            .model_type = architecture_->model_type,
+            .dtype = DtypeName(at::typeMetaToScalarType(target_.dtype())),
+            .device = target_.device().str(),
+            .num_parameters = weights_->num_parameters(),
+            .max_model_len = planned_.limits.max_model_len,
+            .vocab_size = static_cast<int>(shape_.vocab_size),
+            .hidden_size = static_cast<int>(shape_.hidden_size),
+            .num_layers = static_cast<int>(shape_.num_layers),
+            .can_generate = shape_.causal && options_.auto_class != AutoClass::kEmbedding &&
+                            (serves(AutoClass::kCausalLM) || serves(AutoClass::kImageTextToText)),
+            .can_embed = serves(AutoClass::kEmbedding),
+            .has_chat_template = loaded_.tokenizer != nullptr && loaded_.tokenizer->has_chat_template()};
   }
 
   const Safetensors* Files() const { return files_.has_value() ? &*files_ : nullptr; }

@@ -47,7 +47,8 @@ class ModelWeights {
     at::TensorOptions target;
     LoadMeter* meter = nullptr;
   };
-  explicit ModelWeights(const Parts& parts) : parts_(parts), fallbacks_(parts.options->allow_fallback, parts.context->fault) {}
+  explicit ModelWeights(const Parts& parts)
+      : parts_(parts), fallbacks_(parts.options->allow_fallback, parts.context->fault) {}
 
   // Whether linears can be in FP8 on this device: a fallback if that was asked for, or is how the checkpoint has them
   // (`dialect`, as ReadQuantization), and they cannot.
