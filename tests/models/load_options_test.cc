@@ -99,7 +99,7 @@ TEST_F(LoadOption, AutoClassMustBeOneOfTheArchitectures) {
 TEST_F(LoadOption, UnknownArchitecturesAreToldTheKnownOnes) {
   options_.config_overrides = R"({"architectures": ["GptNeverForCausalLM"]})";
   ExpectRefused(absl::StatusCode::kUnimplemented, "architecture GptNeverForCausalLM is not known; known ones: ");
-  ExpectRefused(absl::StatusCode::kUnimplemented, "TinyEncoderForTest, TinyForTest");
+  ExpectRefused(absl::StatusCode::kUnimplemented, "TinyEncoderForTest, TinyForEveryClassTest, TinyForTest");
   options_.config_overrides = R"({"architectures": ["GptNeverForCausalLM"], "auto_map": {"AutoModel": "x.Y"}})";
   ExpectRefused(absl::StatusCode::kUnimplemented, "GptNeverForCausalLM needs remote code, which automodeld never runs");
 }
