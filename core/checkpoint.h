@@ -90,8 +90,8 @@ class Weights {
                       int64_t in_dim) const;
   // This scope's linear, whose weight is another tensor: `tied` itself, or a copy in FP8.
   LinearWeight Tied(const at::Tensor& tied) const;
-  // A number that a quantised checkpoint may have; 1 where it has not.
-  double Scale(const std::string& name) const;
+  // A scale of a KV cache that a quantised checkpoint may have, under the first of these names that there is; else 1.
+  double Scale(const std::vector<std::string>& names) const;
 
   const at::TensorOptions& options() const { return options_; }
   const std::string& scope() const { return scope_; }  // "model.layers.3." or ""

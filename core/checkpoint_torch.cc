@@ -8,6 +8,7 @@
 
 #include "core/checkpoint.h"
 #include "core/exception_torch.h"
+#include "kernels/kv_cache.h"
 
 namespace automodeld {
 
@@ -82,16 +83,19 @@ LinearWeight Weights::Tied(const at::Tensor& tied) const {
   }));
 }
 
-double Weights::Scale(const std::string& name) const {
-  const std::optional<StoredForm> stored = source_->Find(scope_ + name);
-  if (!stored.has_value()) return 1.0;
-  if (!IsOneNumber(stored->shape)) {
-    source_->Fail(
-        fmt::format("{}{}: shape [{}], expected one number", scope_, name, absl::StrJoin(stored->shape, ", ")));
+double Weights::Scale(const std::vector<std::string>& names) const {
+  const auto name = std::ranges::find_if(names, [this](const std::string& candidate) { return Has(candidate); });
+  if (name == names.end()) return 1.0;
+  const std::vector<int64_t> shape = source_->Find(scope_ + *name)->shape;
+  if (!IsOneNumber(shape)) {
+    source_->Fail(fmt::format("{}{}: shape [{}], expected one number", scope_, *name, absl::StrJoin(shape, ", ")));
     return 1.0;
   }
-  const at::Tensor number = ReadNew(scope_ + name, stored->shape, at::kFloat);
-  return number.is_meta() ? 1.0 : number.item<double>();
+  const at::Tensor number = ReadNew(scope_ + *name, shape, at::kFloat);
+  const double scale = number.is_meta() ? 1.0 : number.item<double>();
+  if (kMinKvScale <= scale && scale <= kMaxKvScale) return scale;
+  source_->Fail(fmt::format("{}{}: {} is outside {}..{}", scope_, *name, scale, kMinKvScale, kMaxKvScale));
+  return 1.0;
 }
 
 at::Tensor Weights::ReadNew(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype) const {

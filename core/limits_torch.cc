@@ -29,7 +29,8 @@ int64_t PageBytes(const ModelShape& shape, int64_t page_size, at::ScalarType dty
 }
 
 absl::Status CheckFits(const MemoryNeeds& needs, int64_t kv_bytes) {
-  const int64_t needed = needs.weights + needs.tables + kv_bytes;
+  // What making the tables takes is free again when the cache is made.
+  const int64_t needed = needs.weights + needs.tables + std::max(kv_bytes, 3 * needs.tables);
   if (needed <= needs.available) return absl::OkStatus();
   return absl::ResourceExhaustedError(
       fmt::format("the model needs {} bytes (weights {}, tables {}, KV cache {}), but {} are available{}", needed,
@@ -93,8 +94,7 @@ absl::StatusOr<PlannedLimits> PlanMemory(const ModelShape& shape, const EngineCo
 }
 
 int64_t TableBytes(const ModelShape& shape) {
-  constexpr int64_t kCopies = 4;
-  return shape.causal ? shape.max_positions * shape.head_dim * kCopies * static_cast<int64_t>(sizeof(float)) : 0;
+  return shape.causal ? shape.max_positions * shape.head_dim * static_cast<int64_t>(sizeof(float)) : 0;
 }
 
 }  // namespace automodeld

@@ -17,7 +17,7 @@ namespace automodeld {
 // What memory has to hold, in bytes.
 struct MemoryNeeds {
   int64_t weights = 0;
-  int64_t tables = 0;     // of positions: what a model computes from its configuration while it is made
+  int64_t tables = 0;     // of positions: what a model computes from its configuration and keeps
   int64_t available = 0;  // on the device, before the load
 };
 
@@ -39,7 +39,7 @@ at::ScalarType KvDtype(const std::string& word, at::ScalarType model_dtype);
 absl::StatusOr<PlannedLimits> PlanMemory(const ModelShape& shape, const EngineConfig& engine, RunnerLimits limits,
                                          const MemoryNeeds& needs, at::ScalarType kv_dtype, bool is_cpu);
 
-// Bytes of the tables of RotaryEmbedding that a causal model makes, temporary copies included.
+// Bytes of the table of RotaryEmbedding that a causal model makes. Making it takes three times as much besides.
 int64_t TableBytes(const ModelShape& shape);
 
 }  // namespace automodeld

@@ -126,6 +126,9 @@ void ModelWeights::Report(LoadReport& report) const {
   if (!parts_.options->fp8_config.has_value() && !StoresFp8()) return;
   report.fp8 = plan_.fp8.report();
   for (std::string& note : plan_.fp8.Notes()) report.notes.push_back(std::move(note));
+  if (parts_.options->fp8_config.has_value() && !report.fp8->success && fallbacks_.attempts().empty()) {
+    report.notes.push_back("fp8_config converted nothing: every linear is skipped");
+  }
 }
 
 }  // namespace automodeld

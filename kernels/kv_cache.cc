@@ -5,7 +5,6 @@ namespace {
 
 constexpr int64_t kKeys = 0, kValues = 1;
 constexpr double kMaxE4m3 = 448.0;
-constexpr double kMinScale = 1e-30, kMaxScale = 1e30;  // so that neither it nor its reciprocal leaves float32
 
 }  // namespace
 
@@ -22,7 +21,7 @@ double ReadScale(at::ScalarType type, double scale) { return type == at::kFloat8
 
 float WriteScale(const char* what, at::ScalarType type, double scale) {
   if (type != at::kFloat8_e4m3fn) return 1.0f;
-  TORCH_CHECK(scale >= kMinScale && scale <= kMaxScale, what, ": ", scale, " is outside 1e-30..1e30");
+  TORCH_CHECK(scale >= kMinKvScale && scale <= kMaxKvScale, what, ": ", scale, " is outside 1e-30..1e30");
   return static_cast<float>(1.0 / scale);
 }
 

@@ -32,6 +32,9 @@ class KvCache {
   at::Tensor pages_;  // [pages, layers, 2, page_size, kv_heads, head_dim]
 };
 
+// What a scale may be, so that neither it nor its reciprocal leaves float32.
+inline constexpr double kMinKvScale = 1e-30, kMaxKvScale = 1e30;
+
 // By what to multiply elements read from a cache of `type`: the scale, or 1 for a type without scales.
 double ReadScale(at::ScalarType type, double scale);
 

@@ -15,6 +15,8 @@ SelfAttention::SelfAttention(const Weights& w, const SelfAttentionOptions& optio
               {.out = options.hidden_size, .in = layer_.num_heads * layer_.head_dim, .bias = options.output_bias}),
       cos_sin_(std::move(cos_sin)),
       ops_(&ops) {
+  layer_.k_scale = w.Scale({"k_proj.k_scale", "k_scale"});
+  layer_.v_scale = w.Scale({"v_proj.v_scale", "v_scale"});
   if (!options.qk_norm) return;
   q_norm_ = w.Get("q_norm.weight", {layer_.head_dim});
   k_norm_ = w.Get("k_norm.weight", {layer_.head_dim});

@@ -108,6 +108,14 @@ TEST(Fp8, AFilterThatHitsOneMemberHoldsForItsGroup) {
   EXPECT_THAT(report.notes, Contains("FP8: what skips one member of a fused group skips the group"));
 }
 
+TEST(Fp8, ThatNothingIsConvertedIsNoted) {
+  const LoadReport report = Report(Llama({.filter_fqns = {"proj"}, .emulate = true}));
+  EXPECT_FALSE(report.fp8->success);
+  EXPECT_EQ(report.fp8->converted, 0);
+  EXPECT_THAT(report.attempts, IsEmpty());
+  EXPECT_THAT(report.notes, ElementsAre("fp8_config converted nothing: every linear is skipped"));
+}
+
 TEST(Fp8, DimensionsThatSixteenDoesNotDivideAreSkipped) {
   LoadOptions options = Llama({.emulate = true});
   options.config_overrides = R"({"intermediate_size": 88})";

@@ -7,6 +7,7 @@ are left out, and for the rest the bound is that of other tests."""
 from contextlib import contextmanager
 
 import pytest
+import safetensors.torch
 import torch
 import transformers
 
@@ -25,11 +26,14 @@ CASES = [(a, s, "float8_e4m3") for a in ARCHITECTURES for s in ["odd", "gqa"]] +
 class Rounding:
     """How a cache of a type holds keys and values; notes whether one was so near a boundary that it may go either way."""
 
-    def __init__(self, dtype):
+    def __init__(self, dtype, scale=1.0):
         self.dtype = dtype
+        self.scale = torch.tensor(1 / scale, dtype=torch.float)  # what is stored is multiplied by it, in float32
         self.ambiguous = False
 
     def held(self, x):
+        if self.scale != 1:
+            return Rounding(self.dtype).held(x * self.scale) / self.scale
         return (x.clamp(-LARGEST, LARGEST) if self.dtype == torch.float8_e4m3fn else x).to(self.dtype).to(x.dtype)
 
     def __call__(self, x):
@@ -39,22 +43,24 @@ class Rounding:
 
 
 @contextmanager
-def rounding_caches(dtype):
+def rounding_caches(dtype, k_scale=1.0, v_scale=1.0):
     """All of transformers' caches hold, and give, keys and values rounded to `dtype`."""
-    plain, rounding = transformers.Cache.update, Rounding(dtype)
+    plain, rounding, of_values = transformers.Cache.update, Rounding(dtype, k_scale), Rounding(dtype, v_scale)
 
     def update(self, keys, values, *args, **kwargs):
-        return plain(self, rounding(keys), rounding(values), *args, **kwargs)
+        held = plain(self, rounding(keys), of_values(values), *args, **kwargs)
+        rounding.ambiguous |= of_values.ambiguous
+        return held
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transformers.Cache, "update", update)
         yield rounding
 
 
-def clear_case(model, length, dtype, count):
+def clear_case(model, length, dtype, count, **scales):
     """A prompt of `length`, and what transformers makes of it, with no value near a boundary."""
     for ids in prompts(model, [length] * 500):
-        with rounding_caches(dtype) as rounding:
+        with rounding_caches(dtype, **scales) as rounding:
             answer = greedy(model, ids, count)
         if not rounding.ambiguous:
             return ids, answer
@@ -142,3 +148,38 @@ def test_an_fp8_cache_takes_a_quarter_of_a_float32_one(model, run_oracle):
         return run_oracle({"path": model[1], "check_only": True, "engine": engine})["report"]["kv_bytes"]
 
     assert kv_bytes("auto") == kv_bytes("float32") == 2 * kv_bytes("bfloat16") == 4 * kv_bytes("float8_e4m3") > 0
+
+
+@pytest.mark.parametrize("names", [("k_proj.k_scale", "v_proj.v_scale"), ("k_scale", "v_scale")], ids=["proj", "attn"])
+def test_a_checkpoints_own_scales_are_used(run_oracle, tmp_path, names):
+    """As modelopt and llm-compressor store them; so small that without them large values would not be cut off."""
+    reference = Reference(tmp_path, save_decoder("llama", "gqa", tmp_path), lengths=())
+    for file in tmp_path.glob("model*.safetensors*"):
+        file.unlink()
+    scales = dict(k_scale=0.013, v_scale=0.0021)
+    tensors = {name: tensor.contiguous() for name, tensor in reference.model.state_dict().items()}
+    for layer in range(reference.model.config.num_hidden_layers):
+        for name, scale in zip(names, scales.values()):
+            tensors[f"model.layers.{layer}.self_attn.{name}"] = torch.tensor([scale])
+    safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
+    scales = {name: torch.tensor(scale, dtype=torch.float).item() for name, scale in scales.items()}
+    for length in (5, 17):
+        ids, answer = clear_case(reference.model, length, torch.float8_e4m3fn, 6, **scales)
+        reference.prompts.append(ids)
+        reference.greedy.append(answer)
+    result = run_oracle({"path": str(tmp_path), "engine": {"kv_cache_dtype": "fp8"}}, reference.requests())
+    reference.check(result["answers"])
+    assert result["report"]["unread_tensors"] == []
+    with pytest.raises(AssertionError):  # a cache that is not in FP8 has no use for them
+        reference.check(run_oracle({"path": str(tmp_path)}, reference.requests())["answers"])
+
+
+@pytest.mark.parametrize("scale, message", [(torch.tensor([0.0]), "k_scale: 0 is outside 1e-30..1e+30"),
+                                            (torch.ones(2), "k_scale: shape [2], expected one number")])
+def test_a_scale_that_cannot_be_is_refused(run_oracle, tmp_path, scale, message):
+    model = save_decoder("llama", "gqa", tmp_path)
+    for file in tmp_path.glob("model*.safetensors*"):
+        file.unlink()
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    safetensors.torch.save_file({**tensors, "model.layers.0.self_attn.k_scale": scale}, tmp_path / "model.safetensors")
+    assert message in run_oracle.error({"path": str(tmp_path)})
