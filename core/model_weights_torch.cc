@@ -99,9 +99,11 @@ absl::StatusOr<std::unique_ptr<Model>> ModelWeights::Read(const Ops& ops) {
   if (parts_.files == nullptr) {
     return ReadFrom(RandomSource(parts_.options->seed, parts_.initializer_range, parts_.meter), ops);
   }
-  return ReadFrom(SafetensorsSource(*parts_.files, parts_.architecture->base_prefix, wanted_->wanted(),
-                                    parts_.target.device(), parts_.meter),
-                  ops);
+  std::vector<PlanningSource::Wanted> ahead = wanted_->wanted();  // but for what an earlier try has read
+  std::erase_if(ahead, [this](const PlanningSource::Wanted& tensor) { return plan_.read.contains(tensor.name); });
+  return ReadFrom(
+      SafetensorsSource(*parts_.files, parts_.architecture->base_prefix, ahead, parts_.target.device(), parts_.meter),
+      ops);
 }
 
 template <typename Source>

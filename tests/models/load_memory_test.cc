@@ -5,8 +5,10 @@
 #include <atomic>
 #include <chrono>
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -113,13 +115,13 @@ struct Taken {
 };
 
 // Loads, counts and frees again.
-Taken Load(const LoadOptions& options) {
+Taken Load(const LoadOptions& options, const LoadContext& context = {}) {
   CountingAllocator& counter = CountingAllocator::Installed();
   const int64_t before = counter.current();
   counter.ResetPeak();
   Taken taken;
   {
-    const auto loaded = AutoModel::Load(options, {});
+    const auto loaded = AutoModel::Load(options, context);
     EXPECT_TRUE(loaded.ok()) << loaded.status();
     if (!loaded.ok()) return taken;
     taken = {loaded->report, counter.current() - before, counter.peak() - before};
@@ -173,6 +175,41 @@ TEST(LoadMemory, APeakFromACheckpointIsNoMoreThanTheLargestTensorAboveTheWeights
       EXPECT_LE(taken.peak, taken.kept + llama.largest * Width(dtype));
     }
   }
+}
+
+constexpr int64_t kQuantising = 3 * (16 << 20);  // pieces of 4 Mi numbers, widened, scaled and clamped
+
+TEST(LoadMemory, WeightsInFp8TakeWhatTheReportSaysAndTheLargestTensorAtItsPeak) {
+  for (const Shape& shape : Shapes()) {
+    SCOPED_TRACE(shape.what);
+    LoadOptions options = OptionsOf(shape.config, "bfloat16");
+    const Taken plain = Load(options);
+    options.fp8_config = Fp8Config{.emulate = true};
+    options.check_only = true;
+    const auto checked = AutoModel::Load(options, {});
+    ASSERT_TRUE(checked.ok()) << checked.status();
+    options.check_only = false;
+    const Taken taken = Load(options);
+    EXPECT_LT(taken.kept, plain.kept);
+    ExpectWithin3Percent(checked->report.weight_bytes + checked->report.kv_bytes, taken.kept);
+    EXPECT_LE(taken.peak, taken.kept + shape.largest * 2 + kQuantising);
+  }
+}
+
+TEST(LoadMemory, AnFp8StepThatFailsLeavesWhatALoadWithoutItTakes) {
+  const Shape llama = Shapes()[0];
+  LoadOptions options = OptionsOf(llama.config, "bfloat16");
+  const Taken plain = Load(options);
+  options.fp8_config = Fp8Config{.emulate = true};
+  LoadContext context;
+  context.fault = [conversions = std::make_shared<int>(0)](std::string_view step) {
+    return step == "fp8" && ++*conversions == 12 ? absl::InternalError("no luck") : absl::OkStatus();
+  };
+  const Taken taken = Load(options, context);
+  ASSERT_EQ(taken.report.attempts.size(), 1U);
+  EXPECT_NEAR(static_cast<double>(taken.kept), static_cast<double>(plain.kept), 4096);
+  ExpectWithin3Percent(taken.report.weight_bytes + taken.report.kv_bytes, taken.kept);
+  EXPECT_LE(taken.peak, plain.kept + llama.largest * 2 + kQuantising);
 }
 
 TEST(LoadMemory, ALoadThatFailsHalfWayLeavesNothing) {
