@@ -2,6 +2,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <future>
 #include <iterator>
@@ -64,6 +65,7 @@ class Loading {
     if (absl::Status status = ReadFolder(); !status.ok()) return OfCheckpoint(status);
     RETURN_IF_ERROR(Plan());
     if (!options_.check_only) {
+      if (IsTokenizerRead()) RETURN_IF_ERROR(AwaitTokenizer());  // a broken one is told before weights are read
       RETURN_IF_ERROR(ReadWeights());
       RETURN_IF_ERROR(MakeEngine());
     }
@@ -103,6 +105,10 @@ class Loading {
   void StartTokenizer() {
     if (folder_.empty()) return;
     tokenizer_ = std::async(std::launch::async, [folder = folder_] { return Tokenizer::Load(folder); });
+  }
+
+  bool IsTokenizerRead() const {
+    return tokenizer_.valid() && tokenizer_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
   }
 
   absl::Status AwaitTokenizer() {

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <future>
+#include <latch>
+#include <memory>
 #include <string>
 #include <thread>
 #include <utility>
@@ -232,6 +234,43 @@ TEST_F(ModelRegistryTest, LoadsAndFallbacksAreCountedForModelsThatServeOnly) {
   EXPECT_THAT(text, Not(HasSubstr("step=\"sample")));  // a note is no fallback
   EXPECT_THAT(text, HasSubstr("automodeld_model_load_seconds{model=\"a\"}"));
   EXPECT_THAT(text, Not(HasSubstr("never")));
+}
+
+// What a load is given, it gives back; all of them are in the loader at once.
+TEST(ModelRegistry, LoadsAtTheSameTimeDoNotTouchEachOther) {
+  constexpr int kLoads = 8;
+  std::latch all_loading(kLoads);
+  Metrics metrics;
+  ModelRegistry registry(
+      [&](const LoadOptions& options, const LoadContext&) -> absl::StatusOr<LoadedModel> {
+        all_loading.arrive_and_wait();
+        LoadedModel loaded;
+        loaded.report.info.model = options.model;
+        loaded.report.info.dtype = options.torch_dtype;
+        for (uint64_t i = 0; i < options.seed; ++i) loaded.report.attempts.push_back({"fp8_config", options.model, ""});
+        if (options.seed == 0) return absl::FailedPreconditionError(options.model);
+        loaded.runner = std::make_unique<FakeRunner>(FakeRunnerOptions{.limits = SmallLimits()});
+        return loaded;
+      },
+      {}, &metrics);
+  std::vector<std::future<absl::StatusOr<LoadReport>>> reports;
+  for (int i = 0; i < kLoads; ++i) {
+    LoadOptions options;
+    options.model = "model-" + std::to_string(i);
+    options.torch_dtype = i % 2 == 0 ? "bfloat16" : "float32";
+    options.seed = static_cast<uint64_t>(i);
+    reports.push_back(std::async(std::launch::async, [&registry, options] { return registry.Load(options, {}); }));
+  }
+  EXPECT_EQ(reports[0].get().status(), absl::FailedPreconditionError("model-0"));
+  for (int i = 1; i < kLoads; ++i) {
+    const absl::StatusOr<LoadReport> report = reports[static_cast<size_t>(i)].get();
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_EQ(report->info.model, "model-" + std::to_string(i));
+    EXPECT_EQ(report->info.dtype, i % 2 == 0 ? "bfloat16" : "float32");
+    ASSERT_EQ(report->attempts.size(), static_cast<size_t>(i));
+    for (const LoadAttempt& attempt : report->attempts) EXPECT_EQ(attempt.error, report->info.model);
+    EXPECT_TRUE(registry.Find(report->info.model).ok());
+  }
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -200,11 +201,13 @@ std::vector<float> Generated(const LoadOptions& options, const LoadContext& cont
   return numbers;
 }
 
+constexpr char kLlama[] = R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "intermediate_size": 96, "vocab_size": 128, "max_position_embeddings": 64,
+    "initializer_range": 0.3})";
+
 TEST(Fallbacks, AModelWhosePatchesAllFailServesEagerlyAndSaysSo) {
   LoadOptions options = OptionsOf(kAttention);
-  options.config_json = R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 2,
-      "num_attention_heads": 4, "intermediate_size": 96, "vocab_size": 128, "max_position_embeddings": 64,
-      "initializer_range": 0.3})";
+  options.config_json = kLlama;
   LoadContext context;
   context.fault = [](std::string_view step) -> absl::Status {
     return step == "eager" ? absl::OkStatus() : absl::UnimplementedError("no luck");
@@ -219,6 +222,40 @@ TEST(Fallbacks, AModelWhosePatchesAllFailServesEagerlyAndSaysSo) {
   ASSERT_EQ(numbers.size(), 24U);
   EXPECT_EQ(numbers, Generated(eager, {}, plain));
   EXPECT_THAT(plain.attempts, IsEmpty());
+}
+
+struct Outcome {
+  LoadReport report;
+  std::vector<float> numbers;
+};
+
+Outcome LoadAndRun(int mask) {
+  LoadOptions options = OptionsOf(mask);
+  options.config_json = kLlama;
+  options.seed = static_cast<uint64_t>(mask);
+  std::map<std::string, int> begun;
+  Outcome outcome;
+  outcome.numbers = Generated(options, ContextOf(mask, begun), outcome.report);
+  return outcome;
+}
+
+TEST(Fallbacks, LoadsAtTheSameTimeWithOtherOptionsAndFallbacksDoNotTouchEachOther) {
+  std::vector<Outcome> alone, together(16);
+  for (int mask = 0; mask < 16; ++mask) alone.push_back(LoadAndRun(mask));
+  const auto half = [&](int first) {
+    for (int mask = first; mask < 16; mask += 2) together[static_cast<size_t>(mask)] = LoadAndRun(mask);
+  };
+  std::thread even(half, 0), odd(half, 1);
+  even.join();
+  odd.join();
+  for (size_t mask = 0; mask < 16; ++mask) {
+    SCOPED_TRACE(mask);
+    ExpectAttempts(together[mask].report.attempts, ExpectedAttempts(static_cast<int>(mask)));
+    EXPECT_EQ(together[mask].report.attention_backend, alone[mask].report.attention_backend);
+    EXPECT_EQ(together[mask].report.patches.size(), alone[mask].report.patches.size());
+    EXPECT_EQ(together[mask].report.weight_bytes, alone[mask].report.weight_bytes);
+    EXPECT_EQ(together[mask].numbers, alone[mask].numbers);
+  }
 }
 
 }  // namespace
