@@ -36,21 +36,23 @@ bool ModelWeights::StoresFp8() const {
 }
 
 absl::Status ModelWeights::PlanFp8(const std::string& dialect) {
-  const std::optional<Fp8Config>& config = parts_.options->fp8_config;
   plan_.fp8_fault = [this] { return fallbacks_.Begin("fp8"); };
+  const std::optional<Fp8Config>& config = parts_.options->fp8_config;
   const bool stored = StoresFp8();
   if (!config.has_value() && !stored) return absl::OkStatus();
+  if (stored) {
+    fp8_step_ = fmt::format("quantization_config={}", dialect.empty() ? "fp8" : dialect);
+    fp8_fallback_ = "dequantised to " + DtypeName(c10::typeMetaToScalarType(parts_.target.dtype()));
+  } else {
+    fp8_step_ = StepName(*config);
+    fp8_fallback_ = "unquantised";
+  }
   const bool emulate = config.has_value() && config->emulate;
   const std::string why_not = emulate ? "" : WhyNoFp8Gemm(parts_.target.device());
   plan_.fp8 = Fp8Plan(config, why_not);
   if (why_not.empty()) return absl::OkStatus();
   const std::string hint = why_not + "; fp8_config.emulate computes the same numbers without, but slowly";
-  const std::string dtype = DtypeName(c10::typeMetaToScalarType(parts_.target.dtype()));
-  if (stored) {
-    return fallbacks_.Take(fmt::format("quantization_config={}", dialect.empty() ? "fp8" : dialect), hint,
-                           "dequantised to " + dtype);
-  }
-  return fallbacks_.Take(StepName(*config), hint, "unquantised");
+  return fallbacks_.Take(fp8_step_, hint, fp8_fallback_);
 }
 
 absl::Status ModelWeights::Plan(const Ops& ops) {
@@ -117,7 +119,7 @@ absl::StatusOr<std::unique_ptr<Model>> ModelWeights::ReadFrom(Source source, con
 }
 
 absl::Status ModelWeights::GiveUpFp8(const std::string& why, const Ops& ops) {
-  RETURN_IF_ERROR(fallbacks_.Take(StepName(*parts_.options->fp8_config), why, "unquantised"));
+  RETURN_IF_ERROR(fallbacks_.Take(fp8_step_, why, fp8_fallback_));
   plan_.fp8 = Fp8Plan(parts_.options->fp8_config, why);
   return Plan(ops);
 }

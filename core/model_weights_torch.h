@@ -76,6 +76,7 @@ class ModelWeights {
 
   const Parts parts_;
   WeightPlan plan_;
+  std::string fp8_step_, fp8_fallback_;  // as a fallback names them
   std::optional<PlanningSource> wanted_;
   std::vector<std::string> unread_;
   int64_t borrowed_bytes_ = 0;

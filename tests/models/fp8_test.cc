@@ -218,6 +218,31 @@ TEST(Fp8, AFailureHalfWayReadsAgainOnlyWhatWasToBeConverted) {
   EXPECT_EQ(Load(options, FailingAt(1)).status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
+TEST(Fp8, AQuantisedCheckpointWhoseStepFailsIsDequantised) {
+  std::vector<TestTensor> tensors = TinyTensors(/*hidden=*/32);
+  for (size_t i = 0, count = tensors.size(); i < count; ++i) {
+    if (!tensors[i].name.starts_with("model.layers.") || !tensors[i].name.ends_with(".weight")) continue;
+    const auto numel = static_cast<size_t>(c10::multiply_integers(tensors[i].shape));
+    tensors[i] = {tensors[i].name, "F8_E4M3", tensors[i].shape, std::string(numel, '\x40')};  // 2
+    tensors.push_back({tensors[i].name + "_scale", "F32", {1}, FloatBytes({0.75F})});
+  }
+  const CheckpointFolder folder;
+  WriteTiny(folder, 32, "TinyForTest");
+  folder.WriteTensors("model.safetensors", tensors);
+  LoadOptions options = PlainOptions(folder.path());
+  options.fp8_config = Fp8Config{.emulate = true};
+  ASSERT_EQ(Report(options).fp8->converted, 4);
+  EXPECT_EQ(LastTiny().at("layers.1.qk.weight").scalar_type(), at::kFloat8_e4m3fn);
+  EXPECT_TRUE(LastTiny().at("layers.1.qk.scale").eq(0.75).all().item<bool>());
+  const auto loaded = Load(options, FailingAt(2));
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  ASSERT_THAT(loaded->report.attempts, SizeIs(1));
+  EXPECT_EQ(loaded->report.attempts[0].what, "quantization_config=fp8");
+  EXPECT_EQ(loaded->report.attempts[0].fallback, "dequantised to float32");
+  EXPECT_EQ(Reasons(*loaded->report.fp8).at("model.layers.0.k"), "dequantised: no luck");
+  EXPECT_TRUE(LastTiny().at("layers.1.qk.weight").eq(1.5).all().item<bool>());
+}
+
 TEST(Fp8, AModelThatDoesNotFitUnquantisedIsRefusedWithBothSizes) {
   // Two layers of 1.5 hidden^2: half of memory in FP8, twice as much as there is in float32.
   const auto hidden = static_cast<int64_t>(std::sqrt(static_cast<double>(AvailableMemory()) / 6)) / 32 * 32;
