@@ -44,6 +44,8 @@ class WeightSource {
   // misshapen is recorded.
   virtual bool Expect(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype) = 0;
   virtual void Fail(const std::string& error) = 0;
+  // False once reading has failed or was cancelled: tensors hold no numbers from then on, and nothing is made of them.
+  virtual bool ok() const { return true; }
 
   // Counted by Weights: what the model keeps, and the most that was needed besides at a time.
   void Keep(const at::Tensor& tensor) { kept_bytes_ += static_cast<int64_t>(tensor.nbytes()); }
@@ -107,7 +109,7 @@ class Weights {
   at::Tensor MakePlain(const LinearGroup& group) const;
   void ReadFp8(const std::string& fqn, const Fp8Weight& to) const;
   void Quantize(const at::Tensor& weight, const Fp8Weight& to) const;
-  Fp8Weight InFp8Step(const std::function<Fp8Weight()>& make) const;
+  Fp8Weight InFp8Step(const LinearGroup& group, const std::function<Fp8Weight()>& make) const;
   LinearWeight Kept(LinearWeight weight) const;
 
   WeightSource* source_;

@@ -32,6 +32,8 @@ at::Tensor ForRows(const at::Tensor& stored, int64_t out, int64_t in) {
   return stored.repeat_interleave(kFp8Block, 0).narrow(0, 0, out).expand({out, Blocks(in)});
 }
 
+int64_t RowsOf(const LinearGroup& group) { return std::reduce(group.out_dims.begin(), group.out_dims.end()); }
+
 Fp8Weight Rows(const Fp8Weight& weight, int64_t first, int64_t rows) {
   return {.values = weight.values.narrow(0, first, rows), .scale = weight.scale.narrow(0, first, rows)};
 }
@@ -67,15 +69,19 @@ LinearWeight Weights::Matrix(const std::vector<std::string>& members, const std:
   for (const std::string& member : members) {
     group.fqns.push_back(member.empty() ? scope_.substr(0, scope_.size() - 1) : scope_ + member);
   }
-  if (DecideFp8(group)) return Kept(InFp8Step([&] { return MakeFp8(group); }));
-  return Kept(Once(group.fqns[0] + ".weight", [&] { return PackWeight(MakePlain(group)); }));
+  if (DecideFp8(group)) return Kept(InFp8Step(group, [&] { return MakeFp8(group); }));
+  const auto make = [&]() -> LinearWeight {
+    const at::Tensor plain = MakePlain(group);
+    return source_->ok() ? PackWeight(plain) : plain;
+  };
+  return Kept(Once(group.fqns[0] + ".weight", make));
 }
 
 LinearWeight Weights::Tied(const at::Tensor& tied) const {
   const LinearGroup group{
       .fqns = {scope_.substr(0, scope_.size() - 1)}, .out_dims = {tied.size(0)}, .in_dim = tied.size(1)};
   if (!DecideFp8(group)) return tied;
-  return Kept(InFp8Step([&] {
+  return Kept(InFp8Step(group, [&] {
     Fp8Weight copy = EmptyFp8Weight(tied.size(0), tied.size(1), options_.device());
     copy.emulate = plan_->fp8.emulate();
     Quantize(tied, copy);
@@ -150,8 +156,7 @@ bool Weights::DecideFp8(const LinearGroup& group) const {
 Fp8Weight Weights::MakeFp8(const LinearGroup& group) const {
   const bool blocks = std::ranges::any_of(
       group.fqns, [this](const std::string& fqn) { return FormOf(fqn) == StoredWeight::kFp8Blocks; });
-  Fp8Weight all = EmptyFp8Weight(std::reduce(group.out_dims.begin(), group.out_dims.end()), group.in_dim,
-                                 options_.device(), blocks);
+  Fp8Weight all = EmptyFp8Weight(RowsOf(group), group.in_dim, options_.device(), blocks);
   all.emulate = plan_->fp8.emulate();
   int64_t first = 0;
   for (size_t i = 0; i < group.fqns.size(); first += group.out_dims[i++]) {
@@ -169,7 +174,7 @@ Fp8Weight Weights::MakeFp8(const LinearGroup& group) const {
 }
 
 at::Tensor Weights::MakePlain(const LinearGroup& group) const {
-  const at::Tensor all = at::empty({std::reduce(group.out_dims.begin(), group.out_dims.end()), group.in_dim}, options_);
+  const at::Tensor all = at::empty({RowsOf(group), group.in_dim}, options_);
   int64_t first = 0;
   for (size_t i = 0; i < group.fqns.size(); first += group.out_dims[i++]) {
     const at::Tensor part = all.narrow(0, first, group.out_dims[i]);
@@ -182,7 +187,7 @@ at::Tensor Weights::MakePlain(const LinearGroup& group) const {
         EmptyFp8Weight(part.size(0), part.size(1), options_.device(), form == StoredWeight::kFp8Blocks);
     source_->Borrow(static_cast<int64_t>(stored.values.nbytes()));
     ReadFp8(group.fqns[i], stored);
-    if (!part.is_meta()) DequantizeWeight(stored, part);
+    if (!part.is_meta() && source_->ok()) DequantizeWeight(stored, part);
   }
   return all;
 }
@@ -206,15 +211,16 @@ void Weights::ReadFp8(const std::string& fqn, const Fp8Weight& to) const {
 }
 
 void Weights::Quantize(const at::Tensor& weight, const Fp8Weight& to) const {
-  if (weight.is_meta()) return;
+  if (weight.is_meta() || !source_->ok()) return;
   const Fp8Weight rows{.values = to.values, .scale = to.scale.narrow(1, 0, 1)};
   QuantizeWeight(weight, plan_->fp8.per_row() ? Fp8Scaling::kRow : Fp8Scaling::kTensor, rows);
   to.scale.copy_(rows.scale.expand_as(to.scale));
 }
 
 // What goes wrong in the step is its own failure, unless memory has run out.
-Fp8Weight Weights::InFp8Step(const std::function<Fp8Weight()>& make) const {
+Fp8Weight Weights::InFp8Step(const LinearGroup& group, const std::function<Fp8Weight()>& make) const {
   if (plan_->planning) return make();
+  if (!source_->ok()) return EmptyFp8Weight(RowsOf(group), group.in_dim, options_.device());
   try {
     if (const absl::Status status = plan_->fp8_fault(); !status.ok()) throw Fp8Failure(std::string(status.message()));
     return make();

@@ -85,6 +85,7 @@ class SafetensorsSource final : public WeightSource {
   // The first error; once there is one, or the load is cancelled, nothing more is read. Waits until all tensors have
   // what they were given.
   const absl::Status& status();
+  bool ok() const override { return status_.ok(); }
   // Most memory of the host that reading took besides the tensors, but for a MiB.
   int64_t extra_bytes() const { return extra_bytes_; }
 
@@ -115,6 +116,7 @@ class RandomSource final : public WeightSource {
   void Fail(const std::string& error) override;
 
   const absl::Status& status() const { return status_; }
+  bool ok() const override { return status_.ok(); }
   int64_t extra_bytes() const { return extra_bytes_; }
 
  private:

@@ -263,11 +263,14 @@ TEST(Fp8, NoOtherErrorIsOneOfTheStep) {
   std::atomic<bool> cancelled = false;
   LoadContext context;
   context.cancelled = &cancelled;
+  int conversions = 0;
   context.fault = [&](std::string_view step) {
     cancelled = cancelled || step == "fp8";
+    conversions += step == "fp8" ? 1 : 0;
     return absl::OkStatus();
   };
   EXPECT_EQ(Load(options, context).status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(conversions, 1);  // nothing more is converted
 }
 
 }  // namespace
