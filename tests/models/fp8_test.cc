@@ -173,7 +173,7 @@ TEST(Fp8, RecipesAreToldApartAndTheHighPrecisionOneEqualsRowwise) {
 
 // Fails from the given conversion on, and calls `then` first.
 LoadContext FailingAt(
-    int conversion, std::function<void()> then = [] {}) {
+    int conversion, const std::function<void()>& then = [] {}) {
   LoadContext context;
   context.fault = [conversion, then, count = std::make_shared<int>(0)](std::string_view step) -> absl::Status {
     if (step != "fp8" || ++*count < conversion) return absl::OkStatus();
