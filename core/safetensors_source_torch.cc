@@ -101,7 +101,7 @@ absl::Status SafetensorsSource::ReadConverted(const StoredTensor& stored, uint64
   for (; begin < end; begin += buffer.size()) {
     const auto piece = std::span(buffer).first(std::min<uint64_t>(buffer.size(), end - begin));
     RETURN_IF_ERROR(files_.Read(stored, begin, piece));
-    std::byte* const to = Bytes(out).data() + begin / c10::elementSize(type) * out.element_size();
+    std::byte* const to = Bytes(out).data() + begin / c10::elementSize(type) * c10::elementSize(out.scalar_type());
     RETURN_IF_ERROR(WithoutExceptions([&]() -> absl::Status {
       Convert(piece, type, to, out.scalar_type());
       return absl::OkStatus();

@@ -61,6 +61,7 @@ class StagedReaderTest : public testing::Test {
 
   std::vector<PlanningSource::Wanted> Wanted(const std::vector<std::string>& names) const {
     std::vector<PlanningSource::Wanted> wanted;
+    wanted.reserve(names.size());
     for (const std::string& name : names) wanted.push_back({name, {sizes_.at(name)}, sizes_.at(name)});
     return wanted;
   }
