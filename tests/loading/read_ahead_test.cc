@@ -95,6 +95,7 @@ TEST_F(ReadAheadTest, ReadsNoFurtherThanTheRing) {
 }
 
 TEST_F(ReadAheadTest, StopsAtOnceAndLeavesNoThread) {
+  std::thread([] {}).join();  // TSan starts a thread of its own with the first
   const ptrdiff_t before = NumThreads();
   std::vector<std::byte> memory(4 * kSlotBytes);
   for (int taken = 0; taken < 8; ++taken) {
@@ -105,7 +106,7 @@ TEST_F(ReadAheadTest, StopsAtOnceAndLeavesNoThread) {
     }
   }
   // The kernel lists a thread for a moment after it was joined; one that was left would be listed for ever.
-  while (NumThreads() != before) std::this_thread::yield();
+  while (NumThreads() > before) std::this_thread::yield();
 }
 
 TEST_F(ReadAheadTest, AFileThatShrinksIsAnErrorOfItsPieceAlone) {
