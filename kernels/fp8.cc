@@ -83,7 +83,7 @@ void QuantizeWeight(const at::Tensor& weight, Fp8Scaling scaling, Fp8Weight to) 
   to.scale.copy_(eager::ScaleOfLargest(to.scale));
   ForChunks(weight.size(0), weight.size(1), [&](int64_t first, int64_t rows) {
     const at::Tensor scaled = weight.narrow(0, first, rows).to(at::kFloat) / to.scale.narrow(0, first, rows);
-    to.values.narrow(0, first, rows).copy_(scaled.clamp(-eager::kMaxE4m3, eager::kMaxE4m3));
+    to.values.narrow(0, first, rows).copy_(scaled.clamp(-kMaxE4m3, kMaxE4m3));
   });
 }
 
@@ -103,8 +103,7 @@ std::string WhyNoFp8Gemm(at::Device device) {
     const at::Tensor x = at::full({1, 16}, 2.0, at::TensorOptions(at::kFloat).device(device));
     return at::allclose(Fp8Linear(x, weight, {}), x) ? "" : device.str() + "'s FP8 GEMM gives wrong values";
   } catch (const std::exception& error) {
-    const std::string text = error.what();
-    return device.str() + " has no FP8 GEMM: " + text.substr(0, text.find('\n'));
+    return device.str() + " has no FP8 GEMM: " + FirstLine(error.what());
   }
 }
 

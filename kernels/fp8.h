@@ -19,6 +19,7 @@
 namespace automodeld {
 
 inline constexpr int64_t kFp8Block = 128;
+inline constexpr double kMaxE4m3 = 448.0;  // the largest value of float8_e4m3fn
 
 struct Fp8Weight {
   at::Tensor values;     // [out, in] float8_e4m3fn

@@ -1,10 +1,11 @@
 #include "kernels/kv_cache.h"
 
+#include "kernels/fp8.h"
+
 namespace automodeld {
 namespace {
 
 constexpr int64_t kKeys = 0, kValues = 1;
-constexpr double kMaxE4m3 = 448.0;
 
 }  // namespace
 

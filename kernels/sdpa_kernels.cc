@@ -6,6 +6,8 @@
 #include <exception>
 #include <utility>
 
+#include "kernels/tensors.h"
+
 namespace automodeld {
 namespace {
 
@@ -97,8 +99,6 @@ std::vector<SdpaCall> ProbeCalls(const AttentionNeeds& needs) {
   return {{ramp(2, h, 1), ramp(2, g, 20), ramp(2, g, 20), mask, false, 0.1},
           {ramp(1, h, 20), ramp(1, g, 20), ramp(1, g, 20), {}, needs.causal, 0.1}};
 }
-
-std::string FirstLine(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 // Empty if the kernel can do it.
 std::string WhyNot(const SdpaKernel& kernel, const AttentionNeeds& needs) {

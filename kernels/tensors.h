@@ -7,11 +7,15 @@
 #include <ATen/ATen.h>
 
 #include <optional>
+#include <string>
 
 namespace automodeld {
 
 // An optional tensor may be absent, or present and undefined: both mean that there is none.
 inline bool IsDefined(const std::optional<at::Tensor>& x) { return x.has_value() && x->defined(); }
+
+// Of an exception's text: libtorch's goes on with a stack trace.
+inline std::string FirstLine(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 inline void CheckShape(const char* what, const at::Tensor& x, at::IntArrayRef expected) {
   TORCH_CHECK(x.sizes() == expected, what, " has shape ", x.sizes(), ", expected ", expected);

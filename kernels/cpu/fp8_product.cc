@@ -30,26 +30,10 @@ AUTOMODELD_INLINE Doubles<D> LoadDoubles(const double* p) {
   return v;
 }
 
-// e4m3's exponent moves by multiplying with 2^120, which takes denormals along; the largest code is NaN.
+// e4m3 widened; the first n of D elements, 0 for what is missing.
 template <int D>
-AUTOMODELD_INLINE Doubles<D> LoadE4m3(const uint8_t* p) {
-  typedef uint8_t Bytes __attribute__((vector_size(D)));
-  Bytes bytes;
-  std::memcpy(&bytes, p, sizeof(bytes));
-  const Words<D> bits = __builtin_convertvector(bytes, Words<D>);
-  const Words<D> magnitude = bits & 0x7fu;
-  const Words<D> special = magnitude == 0x7fu ? Words<D>{} + 0x7fc00000u : Words<D>{};
-  const Floats<D> scaled = std::bit_cast<Floats<D>>(magnitude << 20) * 0x1p120f;
-  const Words<D> sign = (bits & 0x80u) << 24;
-  return __builtin_convertvector(std::bit_cast<Floats<D>>(std::bit_cast<Words<D>>(scaled) | special | sign),
-                                 Doubles<D>);
-}
-
-template <int D>
-AUTOMODELD_INLINE Doubles<D> LoadE4m3Part(const uint8_t* p, int64_t n) {
-  uint8_t part[D] = {};
-  for (int64_t i = 0; i < n; ++i) part[i] = p[i];
-  return LoadE4m3<D>(part);
+AUTOMODELD_INLINE Doubles<D> Widened(const at::Float8_e4m3fn* p, int64_t n = D) {
+  return __builtin_convertvector(LoadPart<D>(p, n), Doubles<D>);
 }
 
 template <int D>
@@ -62,7 +46,7 @@ AUTOMODELD_INLINE double SumDoubles(Doubles<D> v) {
 
 struct Fp8Args {
   const double* x;  // [rows, padded], zeros behind the last column
-  const uint8_t* weight;
+  const at::Float8_e4m3fn* weight;
   const float* scale;
   float* y;
   int64_t padded, in, out, width, blocks;  // width: columns that share a scale
@@ -72,7 +56,7 @@ struct Fp8Rows {
   template <int D, int M, int N>
   AUTOMODELD_INLINE static void Tile(const Fp8Args& a, int64_t m0, int64_t n0) {
     const double* x = a.x + m0 * a.padded;
-    const uint8_t* weight = a.weight + n0 * a.in;
+    const at::Float8_e4m3fn* weight = a.weight + n0 * a.in;
     double total[M][N] = {};
     for (int64_t block = 0; block < a.blocks; ++block) {
       const int64_t begin = block * a.width, end = begin + a.width < a.in ? begin + a.width : a.in;
@@ -81,13 +65,13 @@ struct Fp8Rows {
       for (; k + D <= end; k += D) {
         AUTOMODELD_UNROLL
         for (int n = 0; n < N; ++n) {
-          const Doubles<D> w = LoadE4m3<D>(weight + n * a.in + k);
+          const Doubles<D> w = Widened<D>(weight + n * a.in + k);
           AUTOMODELD_UNROLL
           for (int m = 0; m < M; ++m) sum[m][n] += w * LoadDoubles<D>(x + m * a.padded + k);
         }
       }
       for (int n = 0; k < end && n < N; ++n) {
-        const Doubles<D> w = LoadE4m3Part<D>(weight + n * a.in + k, end - k);
+        const Doubles<D> w = Widened<D>(weight + n * a.in + k, end - k);
         AUTOMODELD_UNROLL
         for (int m = 0; m < M; ++m) sum[m][n] += w * LoadDoubles<D>(x + m * a.padded + k);
       }
@@ -132,7 +116,7 @@ at::Tensor CpuFp8Product(const at::Tensor& x, const Fp8Weight& weight) {
   const at::Tensor values = weight.values.contiguous(), scale = weight.scale.contiguous();
   at::Tensor y = at::empty({rows, out}, x.options().dtype(at::kFloat));
   const Fp8Args args{.x = wide.const_data_ptr<double>(),
-                     .weight = static_cast<const uint8_t*>(values.const_data_ptr()),
+                     .weight = values.const_data_ptr<at::Float8_e4m3fn>(),
                      .scale = scale.const_data_ptr<float>(),
                      .y = y.mutable_data_ptr<float>(),
                      .padded = padded,

@@ -32,8 +32,6 @@ at::Tensor Sample(const at::Tensor& logits, const at::Tensor& temperature, const
 // x / rms(x) * weight over the last dimension, any shape: what RmsNorm and the per-head norms of q and k share.
 at::Tensor NormalizeRms(const at::Tensor& x, const at::Tensor& weight, double eps);
 
-inline constexpr double kMaxE4m3 = 448.0;
-
 // The scales at which `largest` becomes 448, e4m3's largest value; never 0.
 at::Tensor ScaleOfLargest(const at::Tensor& largest);
 

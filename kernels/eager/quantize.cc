@@ -1,4 +1,5 @@
 #include "kernels/eager/eager.h"
+#include "kernels/fp8.h"
 
 namespace automodeld::eager {
 // Divided by a tensor, because libtorch's CUDA kernel multiplies by the inverse of a number, which rounds differently.
