@@ -167,8 +167,8 @@ struct LoadProgress {
 struct LoadContext {
   std::function<void(const LoadProgress&)> progress = [](const LoadProgress&) {};
   const std::atomic<bool>* cancelled = nullptr;  // when true the load ends with CANCELLED and frees everything
-  // For tests: called inside each step ("flash_attention_2", "sdpa", "fused", "sdpa_method", "fp8"); an error is one of
-  // the step.
+  // For tests: called inside each step ("flash_attention_2", "sdpa", "eager", "sdpa_method", "fused", "fp8"); an error
+  // is one of the step.
   std::function<absl::Status(std::string_view step)> fault = nullptr;
 };
 

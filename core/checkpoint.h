@@ -104,6 +104,7 @@ class Weights {
   // Gives what an earlier try has read under `name`, or makes it and keeps it for the next.
   LinearWeight Once(const std::string& name, const std::function<LinearWeight()>& make) const;
   StoredWeight FormOf(const std::string& fqn) const;
+  std::vector<StoredWeight> FormsOf(const LinearGroup& group) const;
   bool DecideFp8(const LinearGroup& group) const;
   Fp8Weight MakeFp8(const LinearGroup& group) const;
   at::Tensor MakePlain(const LinearGroup& group) const;

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <exception>
+#include <iterator>
 #include <numeric>
 #include <utility>
 
@@ -143,25 +144,27 @@ StoredWeight Weights::FormOf(const std::string& fqn) const {
   return StoredWeight::kFp8;
 }
 
+std::vector<StoredWeight> Weights::FormsOf(const LinearGroup& group) const {
+  std::vector<StoredWeight> forms;
+  std::ranges::transform(group.fqns, std::back_inserter(forms), [this](const std::string& fqn) { return FormOf(fqn); });
+  return forms;
+}
+
 bool Weights::DecideFp8(const LinearGroup& group) const {
   if (plan_ == nullptr) return false;
-  if (plan_->planning) {
-    std::vector<StoredWeight> stored;
-    for (const std::string& fqn : group.fqns) stored.push_back(FormOf(fqn));
-    plan_->fp8.Add(group, stored);
-  }
+  if (plan_->planning) plan_->fp8.Add(group, FormsOf(group));
   return plan_->fp8.IsFp8(group.fqns[0]);
 }
 
 Fp8Weight Weights::MakeFp8(const LinearGroup& group) const {
-  const bool blocks = std::ranges::any_of(
-      group.fqns, [this](const std::string& fqn) { return FormOf(fqn) == StoredWeight::kFp8Blocks; });
+  const std::vector<StoredWeight> forms = FormsOf(group);
+  const bool blocks = std::ranges::find(forms, StoredWeight::kFp8Blocks) != forms.end();
   Fp8Weight all = EmptyFp8Weight(RowsOf(group), group.in_dim, options_.device(), blocks);
   all.emulate = plan_->fp8.emulate();
   int64_t first = 0;
   for (size_t i = 0; i < group.fqns.size(); first += group.out_dims[i++]) {
     const Fp8Weight part = Rows(all, first, group.out_dims[i]);
-    if (FormOf(group.fqns[i]) != StoredWeight::kPlain) {
+    if (forms[i] != StoredWeight::kPlain) {
       ReadFp8(group.fqns[i], part);
       continue;
     }

@@ -5,14 +5,15 @@
 #include <new>
 #include <string>
 
+#include "core/listing.h"
+
 namespace automodeld {
 
 namespace {
 
-std::string FirstLine(const std::exception& error) {
+std::string Message(const std::exception& error) {
   const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
-  const std::string text = torch_error != nullptr ? torch_error->what_without_backtrace() : error.what();
-  return text.substr(0, text.find('\n'));
+  return FirstLine(torch_error != nullptr ? torch_error->what_without_backtrace() : error.what());
 }
 
 bool IsOutOfMemory(const std::exception& error) {
@@ -25,8 +26,8 @@ bool IsOutOfMemory(const std::exception& error) {
 }  // namespace
 
 absl::Status StatusOfException(const std::exception& error) {
-  if (IsOutOfMemory(error)) return absl::ResourceExhaustedError("out of memory: " + FirstLine(error));
-  return absl::InternalError(FirstLine(error));
+  if (IsOutOfMemory(error)) return absl::ResourceExhaustedError("out of memory: " + Message(error));
+  return absl::InternalError(Message(error));
 }
 
 }  // namespace automodeld

@@ -19,6 +19,8 @@ std::string Shortened(const std::string& name) {
   return name.substr(0, end) + "...";
 }
 
+std::string FirstLine(const std::string& text) { return text.substr(0, text.find('\n')); }
+
 std::string Listed(const std::vector<std::string>& names) {
   std::vector<std::string> shown;
   size_t bytes = 0;

@@ -15,6 +15,9 @@ namespace automodeld {
 // At most 200 bytes of `name`, never half a UTF-8 character, then "..." if there was more.
 std::string Shortened(const std::string& name);
 
+// Of an exception's text: libtorch's goes on with a stack trace.
+std::string FirstLine(const std::string& text);
+
 // About 512 KiB of `names`, each shortened, then how many more there are.
 std::string Listed(const std::vector<std::string>& names);
 

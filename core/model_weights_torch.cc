@@ -3,7 +3,6 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <string_view>
 #include <utility>
 
 #include "core/device_torch.h"
@@ -31,8 +30,7 @@ std::string StepName(const Fp8Config& config) {
 
 bool ModelWeights::StoresFp8() const {
   if (parts_.files == nullptr) return false;
-  return std::ranges::any_of(parts_.files->tensors(),
-                             [](const auto& entry) { return std::string_view(entry.second.type->name) == "F8_E4M3"; });
+  return std::ranges::any_of(parts_.files->tensors(), [](const auto& entry) { return AsStored(&entry.second)->fp8; });
 }
 
 absl::Status ModelWeights::PlanFp8(const std::string& dialect) {
@@ -56,11 +54,15 @@ absl::Status ModelWeights::PlanFp8(const std::string& dialect) {
 }
 
 absl::Status ModelWeights::Plan(const Ops& ops) {
+  Ask(ops);
+  return CheckWanted();
+}
+
+void ModelWeights::Ask(const Ops& ops) {
   wanted_.emplace(parts_.files, parts_.architecture->base_prefix);
   plan_.planning = true;
   parts_.architecture->make(*parts_.config, Weights(&*wanted_, parts_.target.device(at::kMeta), &plan_), ops);
   plan_.planning = false;
-  return CheckWanted();
 }
 
 absl::Status ModelWeights::CheckWanted() {
@@ -121,7 +123,8 @@ absl::StatusOr<std::unique_ptr<Model>> ModelWeights::ReadFrom(Source source, con
 absl::Status ModelWeights::GiveUpFp8(const std::string& why, const Ops& ops) {
   RETURN_IF_ERROR(fallbacks_.Take(fp8_step_, why, fp8_fallback_));
   plan_.fp8 = Fp8Plan(parts_.options->fp8_config, why);
-  return Plan(ops);
+  Ask(ops);  // for what was checked already, in other forms
+  return absl::OkStatus();
 }
 
 void ModelWeights::Report(LoadReport& report) const {

@@ -68,6 +68,8 @@ class ModelWeights {
   void Report(LoadReport& report) const;
 
  private:
+  // Makes the model on the meta device: all that it wants, and the form of every linear.
+  void Ask(const Ops& ops);
   absl::Status CheckWanted();
   absl::StatusOr<bool> IsTiedCopy(const std::string& name);
   bool StoresFp8() const;

@@ -12,13 +12,12 @@
 #include <filesystem>
 #include <system_error>
 
+#include "core/listing.h"
 #include "core/status.h"
 
 namespace automodeld {
 
 namespace {
-
-std::string FirstLine(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 // The last thing a trial does: tells its parent, at the other end of stdout, what was thrown.
 [[noreturn]] void TellAndExit() {

@@ -1,6 +1,5 @@
 #include <absl/strings/str_join.h>
 
-#include <string_view>
 #include <utility>
 
 #include "core/listing.h"
@@ -15,8 +14,7 @@ std::string ShapeText(at::IntArrayRef shape) { return "[" + absl::StrJoin(shape,
 
 // Numbers of 8 bits mean something only times a scale, so that they are read as they are or not at all.
 bool IsReadable(const StoredTensor& stored, at::ScalarType dtype) {
-  const std::string_view type = stored.type->name;
-  return type.starts_with("F8") ? type == "F8_E4M3" && dtype == at::kFloat8_e4m3fn : stored.type->floating;
+  return stored.type->bits > 8 ? stored.type->floating : ScalarTypeOf(stored) == dtype && dtype == at::kFloat8_e4m3fn;
 }
 
 void AddList(const char* what, const std::vector<std::string>& names, std::vector<std::string>& parts) {
@@ -32,7 +30,7 @@ const StoredTensor* FindStored(const Safetensors& files, const std::string& base
 
 std::optional<StoredForm> AsStored(const StoredTensor* stored) {
   if (stored == nullptr) return std::nullopt;
-  return StoredForm{.shape = stored->shape, .fp8 = std::string_view(stored->type->name) == "F8_E4M3"};
+  return StoredForm{.shape = stored->shape, .fp8 = ScalarTypeOf(*stored) == at::kFloat8_e4m3fn};
 }
 
 std::optional<StoredForm> PlanningSource::Find(const std::string& name) const {

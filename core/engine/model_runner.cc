@@ -11,17 +11,14 @@
 #include "core/engine/model_runner_inputs.h"
 #include "core/engine/model_runner_sampler.h"
 #include "core/layers/pooling.h"
+#include "core/listing.h"
 #include "core/status.h"
 
 namespace automodeld {
 
 namespace {
 
-// First line of a libtorch error: the rest is a C++ backtrace.
-absl::Status FromException(const std::exception& error) {
-  const std::string text = error.what();
-  return absl::InternalError(text.substr(0, text.find('\n')));
-}
+absl::Status FromException(const std::exception& error) { return absl::InternalError(FirstLine(error.what())); }
 
 // A result on its way to the host: at once on the CPU, through pinned memory behind an event on a GPU.
 at::Tensor StartCopy(const at::Tensor& t) {
@@ -195,8 +192,7 @@ absl::StatusOr<std::unique_ptr<Runner>> MakeModelRunner(ModelRunnerParts parts) 
   try {
     return std::make_unique<ModelRunner>(std::move(parts));
   } catch (const std::exception& error) {
-    const std::string text = error.what();
-    return absl::ResourceExhaustedError("the KV cache does not fit: " + text.substr(0, text.find('\n')));
+    return absl::ResourceExhaustedError("the KV cache does not fit: " + FirstLine(error.what()));
   }
 }
 
