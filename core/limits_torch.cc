@@ -29,13 +29,14 @@ int64_t PageBytes(const ModelShape& shape, int64_t page_size, at::ScalarType dty
 }
 
 absl::Status CheckFits(const MemoryNeeds& needs, int64_t kv_bytes) {
-  const int64_t making = std::max<int64_t>(3 * needs.tables - kv_bytes, 0);  // is free again when the cache is made
+  const int64_t making =
+      std::max<int64_t>(3 * needs.tables - kv_bytes, 0);  // the tables takes more, free again before the cache
   const int64_t needed = needs.weights + needs.tables + kv_bytes + making;
   if (needed <= needs.available) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      fmt::format("the model needs {} bytes (weights {}, tables {}, KV cache {}, making it {}), but {} are available{}",
-                  needed, needs.weights, needs.tables, kv_bytes, making, needs.available,
-                  kv_bytes > 0 ? "; a lower engine.max_model_len or engine.kv_cache_bytes needs less" : ""));
+  return absl::ResourceExhaustedError(fmt::format(
+      "the model needs {} bytes (weights {}, tables {}, making tables {}, KV cache {}), but {} are available{}", needed,
+      needs.weights, needs.tables, making, kv_bytes, needs.available,
+      kv_bytes > 0 ? "; a lower engine.max_model_len or engine.kv_cache_bytes needs less" : ""));
 }
 
 // `least`: bytes of one sequence.

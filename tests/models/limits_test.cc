@@ -110,8 +110,9 @@ TEST(Limits, OneSequenceMustFit) {
 
 TEST(Limits, WeightsAndCacheMustFitIntoWhatThereIs) {
   const MemoryNeeds needs = {.weights = 1000, .tables = 10, .available = 1039};
-  EXPECT_EQ(Plan({}, needs).status().message(),
-            "the model needs 1040 bytes (weights 1000, tables 10, KV cache 0, making it 30), but 1039 are available");
+  EXPECT_EQ(
+      Plan({}, needs).status().message(),
+      "the model needs 1040 bytes (weights 1000, tables 10, making tables 30, KV cache 0), but 1039 are available");
   const absl::Status status =
       Plan({.kv_cache_bytes = 64 * kPageBytes}, {.weights = 1, .available = 64 * kPageBytes}).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
