@@ -29,8 +29,8 @@ int64_t PageBytes(const ModelShape& shape, int64_t page_size, at::ScalarType dty
 }
 
 absl::Status CheckFits(const MemoryNeeds& needs, int64_t kv_bytes) {
-  const int64_t making =
-      std::max<int64_t>(3 * needs.tables - kv_bytes, 0);  // the tables takes more, free again before the cache
+  // What making the tables takes besides is free again before the cache is made.
+  const int64_t making = std::max<int64_t>(3 * needs.tables - kv_bytes, 0);
   const int64_t needed = needs.weights + needs.tables + kv_bytes + making;
   if (needed <= needs.available) return absl::OkStatus();
   return absl::ResourceExhaustedError(fmt::format(
