@@ -5,7 +5,7 @@ import json
 import grpc
 import pytest
 
-from daemon import BUNDLED, Daemon, json_logs, models_pb2
+from daemon import BUNDLED, Daemon, json_logs, models_pb2, run_cli
 
 PROMPT = dict(text="And it came to pass", max_tokens=24, temperature=0, ignore_eos=True)
 
@@ -54,6 +54,17 @@ def test_without_a_gemm_it_falls_back_or_is_refused(loaded):
     with pytest.raises(grpc.RpcError) as error:
         loaded.load("kjv", model="strict", device="cpu", allow_fallback=False, fp8_config=models_pb2.Fp8Config())
     assert error.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_the_version_is_the_same_everywhere_after_a_retry_too(loaded):
+    report = loaded.load("kjv", model="plain", device="cpu", fp8_config=models_pb2.Fp8Config())
+    assert report.attempts
+    version = run_cli("--version").stdout.strip()
+    assert version and report.automodeld_version == version
+    status = loaded.models.GetModel(models_pb2.GetModelRequest(model="plain"), timeout=10)
+    assert status.report.automodeld_version == version
+    release, _, commit = version.partition("+")
+    assert loaded.metric("automodeld_build_info", version=release, commit=commit) == 1
 
 
 def test_a_cache_in_fp8_takes_less_and_serves(loaded):
