@@ -2,7 +2,7 @@
 //
 //   ASSIGN_OR_RETURN(auto attention, MakeAttention("sdpa", shape, device, methods));
 //   attention->Plan(step);                              // once a step
-//   at::Tensor out = attention->Run(layer, q, k, v, kv);  // every layer
+//   LinearInput out = attention->Run(layer, q, k, v, kv);  // every layer
 //
 // Versions: eager (plain ATen in float32: the definition), sdpa (libtorch's kernels, called directly in the order of
 // sdpa_method, never by process-wide switches), flash_attention_2 (online softmax over pages; cpu/ and cuda/).
@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "kernels/kv_cache.h"
+#include "kernels/linear_input.h"
 
 namespace automodeld {
 
@@ -49,6 +50,10 @@ struct AttentionLayer {
   bool causal = true;
   double k_scale = 1.0;  // of the layer's keys and values in a float8_e4m3fn cache (kernels/kv_cache.h)
   double v_scale = 1.0;
+  double soft_cap = 0.0;  // scores become soft_cap * tanh(score / soft_cap), before the mask; 0: as they are
+  at::Tensor sinks =
+      {};  // [num_heads] float32: one score more in each row's softmax, without a value; may be undefined
+  bool quantize = false;  // the result is quantised row by row, as QuantizeRows (kernels/fp8.h) does
 };
 
 // What a backend must be able to do; checked when the model is planned.
@@ -60,6 +65,15 @@ struct AttentionNeeds {
   at::Device device = at::kCPU;
   bool causal = true;
   bool window = false;
+  bool soft_cap = false;
+  bool sinks = false;
+};
+
+// The largest step that Plan will be given, as far as memory is laid out by it.
+struct AttentionCapacity {
+  int64_t max_sequences = 0;  // of a step
+  int64_t max_pages = 0;      // of a sequence
+  int64_t max_tokens = 0;     // of a step
 };
 
 class AttentionBackend {
@@ -68,10 +82,16 @@ class AttentionBackend {
   // Such as "eager", "sdpa:MATH" or "flash_attention_2:cpu"; goes to the load report.
   virtual const std::string& name() const = 0;
   virtual void Plan(const AttentionStep& step) = 0;
+  // Called once, before the first Plan, by whoever wants to capture.
+  virtual void Reserve(const AttentionCapacity&) {}
+  // Whether Run, called between Plan and the next Plan for a step of one-row sequences alone, may be captured into a
+  // CUDA graph and the graph be launched again after another Plan for as many sequences: what Run launches depends on
+  // nothing else, and reads what Plan wrote from addresses that stay.
+  virtual bool can_be_captured() const { return false; }
   // q: [tokens, heads, head_dim]; k, v: [tokens, kv_heads, head_dim], read for ragged rows only; kv, of any of its
-  // types whatever q's, may be null if nothing is paged. Result: [tokens, heads * head_dim], of q's dtype.
-  virtual at::Tensor Run(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                         const KvCache* kv) = 0;
+  // types whatever q's, may be null if nothing is paged. Result: [tokens, heads * head_dim], of q's dtype or quantised.
+  virtual LinearInput Run(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                          const KvCache* kv) = 0;
 };
 
 // SDPA's implementations, in the order to try.

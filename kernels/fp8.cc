@@ -107,14 +107,20 @@ std::string WhyNoFp8Gemm(at::Device device) {
   }
 }
 
-at::Tensor Fp8Linear(const at::Tensor& x, const Fp8Weight& weight, const std::optional<at::Tensor>& bias) {
-  TORCH_CHECK(x.dim() == 2 && x.size(1) == weight.values.size(1), "linear: x ", x.sizes(), ", expected [tokens, ",
-              weight.values.size(1), "]");
-  if (x.size(0) == 0) return at::empty({0, weight.values.size(0)}, x.options());
-  const auto [rows, scale] = eager::QuantizeRows(x, /*quantize=*/true);
-  at::Tensor y = Product(rows, weight, x.scalar_type()).mul_(scale);
+LinearInput QuantizeRows(const at::Tensor& x) {
+  auto [values, scale] = eager::QuantizeRows(x, /*quantize=*/true);
+  return {values, scale, x.scalar_type()};
+}
+
+at::Tensor Fp8Linear(const LinearInput& x, const Fp8Weight& weight, const std::optional<at::Tensor>& bias) {
+  const at::Tensor& values = x.values;
+  TORCH_CHECK(values.dim() == 2 && values.size(1) == weight.values.size(1), "linear: x ", values.sizes(),
+              ", expected [tokens, ", weight.values.size(1), "]");
+  if (values.size(0) == 0) return at::empty({0, weight.values.size(0)}, values.options().dtype(x.dtype));
+  const LinearInput rows = x.quantized() ? x : QuantizeRows(values);
+  at::Tensor y = Product(rows.values, weight, x.dtype).mul_(rows.scale);
   if (IsDefined(bias)) y.add_(bias->to(at::kFloat));
-  return y.to(x.scalar_type());
+  return y.to(x.dtype);
 }
 
 at::Tensor ExactFp8Product(const at::Tensor& x, const Fp8Weight& weight) {

@@ -16,6 +16,8 @@
 #include <optional>
 #include <string>
 
+#include "kernels/linear_input.h"
+
 namespace automodeld {
 
 inline constexpr int64_t kFp8Block = 128;
@@ -42,13 +44,20 @@ void DequantizeWeight(const Fp8Weight& weight, at::Tensor out);
 // Empty where the device multiplies FP8; else why it cannot, such as "cpu has no FP8 GEMM".
 std::string WhyNoFp8Gemm(at::Device device);
 
-// y = x W^T + bias. The rows of x are quantised as QuantizeRows does; the sum of products, each weighed by its block's
-// scale, is multiplied by the row's scale in float32, and the bias added there.
+// y = x W^T + bias. Plain rows of x are quantised as QuantizeRows does; the sum of products, each weighed by its
+// block's scale, is multiplied by the row's scale in float32, and the bias added there.
 //   emulated  the sum of products is exact, and thus the same number on every device
 //   else      the device's FP8 GEMM: sums in bfloat16 for a bfloat16 x or scales of blocks, else in float32
-// x: [tokens, in] float32, bfloat16 or float16; bias: [out]. The GEMM takes out and in in sixteens; with scales of
-// blocks, out in multiples of 128 and in of 512.
-at::Tensor Fp8Linear(const at::Tensor& x, const Fp8Weight& weight, const std::optional<at::Tensor>& bias);
+// x: [tokens, in], of float32, bfloat16 or float16 when plain; bias: [out]; y is of x's dtype. The GEMM takes out and
+// in in sixteens; with scales of blocks, out in multiples of 128 and in of 512.
+at::Tensor Fp8Linear(const LinearInput& x, const Fp8Weight& weight, const std::optional<at::Tensor>& bias);
+
+// x as quantised rows: by the device's own kernel where this build has one, else as eager::QuantizeRows does, with the
+// same values either way.
+LinearInput QuantizeRows(const at::Tensor& x);
+inline LinearInput QuantizedIf(bool quantize, const at::Tensor& x) {
+  return quantize ? QuantizeRows(x) : LinearInput(x);
+}
 
 // The sums of products that Fp8Linear emulates, by plain ATen on any device: the definition.
 // x: [tokens, in] float8_e4m3fn; result: [tokens, out] float32.

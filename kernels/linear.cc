@@ -7,13 +7,14 @@ namespace automodeld {
 
 at::Tensor PackWeight(const at::Tensor& weight) { return CanPackLinear(weight) ? PackLinear(weight) : weight; }
 
-at::Tensor RunLinear(const at::Tensor& x, const LinearWeight& weight, const std::optional<at::Tensor>& bias,
+at::Tensor RunLinear(const LinearInput& x, const LinearWeight& weight, const std::optional<at::Tensor>& bias,
                      const std::string& activation) {
   const auto* plain = std::get_if<at::Tensor>(&weight);
-  if (plain != nullptr && plain->dim() == 3) return PackedLinear(x, *plain, bias, activation);
-  const at::Tensor y = plain == nullptr                  ? Fp8Linear(x, std::get<Fp8Weight>(weight), bias)
-                       : IsForCpuLinear(x, *plain, bias) ? CpuLinear(x, *plain, bias)
-                                                         : at::linear(x, *plain, bias);
+  TORCH_CHECK(plain == nullptr || !x.quantized(), "linear: quantised rows, but the weight is ", plain->scalar_type());
+  if (plain != nullptr && plain->dim() == 3) return PackedLinear(x.values, *plain, bias, activation);
+  const at::Tensor y = plain == nullptr                         ? Fp8Linear(x, std::get<Fp8Weight>(weight), bias)
+                       : IsForCpuLinear(x.values, *plain, bias) ? CpuLinear(x.values, *plain, bias)
+                                                                : at::linear(x.values, *plain, bias);
   return activation.empty() ? y : Activate(y, activation);
 }
 

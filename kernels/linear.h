@@ -15,14 +15,18 @@
 #include <variant>
 
 #include "kernels/fp8.h"
+#include "kernels/linear_input.h"
 
 namespace automodeld {
 
 // A weight in the form in which it is kept: plain [out, in] (or what PackWeight made of it), or FP8.
 using LinearWeight = std::variant<at::Tensor, Fp8Weight>;
 
-// `activation`: none if empty, else one of Activate's.
-at::Tensor RunLinear(const at::Tensor& x, const LinearWeight& weight, const std::optional<at::Tensor>& bias = {},
+// Whether RunLinear quantises plain rows for this weight, so that whoever makes them may as well.
+inline bool TakesQuantized(const LinearWeight& weight) { return std::holds_alternative<Fp8Weight>(weight); }
+
+// `activation`: none if empty, else one of Activate's. Only a weight that TakesQuantized takes quantised rows.
+at::Tensor RunLinear(const LinearInput& x, const LinearWeight& weight, const std::optional<at::Tensor>& bias = {},
                      const std::string& activation = "");
 
 // The weight in the order in which it is multiplied fastest, for RunLinear alone; `weight` itself where there is no

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kernels/attention_backends.h"
+#include "kernels/fp8.h"
 #include "kernels/sdpa_kernels.h"
 
 namespace automodeld {
@@ -101,8 +102,8 @@ class SdpaAttention final : public AttentionBackend {
     for (const SequenceRows& rows : step.ragged) groups_.push_back(MakeRaggedGroup(rows, device_));
   }
 
-  at::Tensor Run(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                 const KvCache* kv) override {
+  LinearInput Run(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                  const KvCache* kv) override {
     at::Tensor out = at::zeros({q.size(0), q.size(1) * q.size(2)}, q.options());
     for (size_t i = 0; i < groups_.size(); ++i) {
       at::Tensor result = kernel_.function(Call(layer, i, q, k, v, kv));  // [batch, heads, rows, head_dim]
@@ -110,7 +111,7 @@ class SdpaAttention final : public AttentionBackend {
       if (factor != 1.0) result = result * factor;
       Write(groups_[i], result.transpose(1, 2).reshape({-1, out.size(1)}), out);
     }
-    return out;
+    return QuantizedIf(layer.quantize, out);
   }
 
  private:

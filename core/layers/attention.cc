@@ -15,6 +15,7 @@ SelfAttention::SelfAttention(const Weights& w, const SelfAttentionOptions& optio
               {.out = options.hidden_size, .in = layer_.num_heads * layer_.head_dim, .bias = options.output_bias}),
       cos_sin_(std::move(cos_sin)),
       ops_(&ops) {
+  layer_.quantize = output_.quantizes();
   layer_.k_scale = w.Scale({"k_proj.k_scale", "k_scale"});
   layer_.v_scale = w.Scale({"v_proj.v_scale", "v_scale"});
   if (!options.qk_norm) return;
@@ -22,7 +23,7 @@ SelfAttention::SelfAttention(const Weights& w, const SelfAttentionOptions& optio
   k_norm_ = w.Get("k_norm.weight", {layer_.head_dim});
 }
 
-at::Tensor SelfAttention::Forward(const at::Tensor& x, const Inputs& in) const {
+at::Tensor SelfAttention::Forward(const LinearInput& x, const Inputs& in) const {
   std::optional<at::Tensor> keys, values, slots;
   if (in.kv != nullptr) {
     keys = in.kv->keys(layer_.index);

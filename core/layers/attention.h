@@ -29,7 +29,8 @@ class SelfAttention {
   // cos_sin: the model's RopeTable, shared by its layers.
   SelfAttention(const Weights& w, const SelfAttentionOptions& options, at::Tensor cos_sin, const Ops& ops);
 
-  at::Tensor Forward(const at::Tensor& x, const Inputs& in) const;  // [tokens, hidden] -> [tokens, hidden]
+  at::Tensor Forward(const LinearInput& x, const Inputs& in) const;  // [tokens, hidden] -> [tokens, hidden]
+  bool quantizes() const { return qkv_.quantizes(); }                // its input
 
  private:
   AttentionLayer layer_;

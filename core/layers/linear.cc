@@ -27,7 +27,7 @@ Linear::Linear(const Weights& w, const std::vector<std::string>& members, const 
   if (bias) bias_ = w.Fused(WithSuffix(members, ".bias"), out_dims);
 }
 
-at::Tensor Linear::operator()(const at::Tensor& x, const std::string& activation) const {
+at::Tensor Linear::operator()(const LinearInput& x, const std::string& activation) const {
   return RunLinear(x, weight_, bias_, activation);
 }
 

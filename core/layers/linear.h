@@ -32,7 +32,10 @@ class Linear {
   Linear(const Weights& w, const at::Tensor& tied) : weight_(w.Tied(tied)) {}
 
   // [tokens, in] -> [tokens, out]; `activation` as RunLinear.
-  at::Tensor operator()(const at::Tensor& x, const std::string& activation = "") const;
+  at::Tensor operator()(const LinearInput& x, const std::string& activation = "") const;
+
+  // Whether the layer quantises its input: whoever makes it may do so on the way.
+  bool quantizes() const { return TakesQuantized(weight_); }
 
  private:
   LinearWeight weight_;             // [out, in]

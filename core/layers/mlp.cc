@@ -11,8 +11,9 @@ GatedMlp::GatedMlp(const Weights& w, const GatedMlpOptions& options, const Ops& 
       down_(w / "down_proj", {.out = options.hidden_size, .in = options.intermediate_size, .bias = options.bias}),
       ops_(&ops) {}
 
-at::Tensor GatedMlp::Forward(const at::Tensor& x) const {
-  return down_(std::get<0>(ops_->act_mul(gate_up_(x), activation_, /*quantize=*/false)));
+at::Tensor GatedMlp::Forward(const LinearInput& x) const {
+  auto [y, scale] = ops_->act_mul(gate_up_(x), activation_, down_.quantizes());
+  return down_({y, scale, x.dtype});
 }
 
 std::string ActivationName(const std::string& hidden_act) {

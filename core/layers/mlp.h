@@ -23,7 +23,8 @@ class GatedMlp {
  public:
   GatedMlp(const Weights& w, const GatedMlpOptions& options, const Ops& ops);
 
-  at::Tensor Forward(const at::Tensor& x) const;  // [tokens, hidden] -> [tokens, hidden]
+  at::Tensor Forward(const LinearInput& x) const;          // [tokens, hidden] -> [tokens, hidden]
+  bool quantizes() const { return gate_up_.quantizes(); }  // its input
 
  private:
   std::string activation_;

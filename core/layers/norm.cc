@@ -4,12 +4,12 @@
 
 namespace automodeld {
 
-at::Tensor RmsNorm::operator()(Activation& x) const {
+LinearInput RmsNorm::operator()(Activation& x, bool quantize) const {
   std::optional<at::Tensor> residual;
   if (x.residual.defined()) residual = x.residual;
-  auto [y, scale, sum] = ops_->rms_norm(x.hidden, residual, weight_, eps_, /*quantize=*/false);
+  auto [y, scale, sum] = ops_->rms_norm(x.hidden, residual, weight_, eps_, quantize);
   x.residual = sum;
-  return y;
+  return {y, scale, x.hidden.scalar_type()};
 }
 
 at::Tensor LayerNorm::operator()(const at::Tensor& x, const std::optional<at::Tensor>& residual) const {

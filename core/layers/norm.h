@@ -11,6 +11,7 @@
 
 #include "core/checkpoint.h"
 #include "core/layers/inputs.h"
+#include "kernels/linear_input.h"
 #include "kernels/ops.h"
 
 namespace automodeld {
@@ -20,7 +21,7 @@ class RmsNorm {
   RmsNorm(const Weights& w, int64_t dim, double eps, const Ops& ops)
       : weight_(w.Get("weight", {dim})), eps_(eps), ops_(&ops) {}
 
-  at::Tensor operator()(Activation& x) const;  // updates x.residual; [tokens, dim]
+  LinearInput operator()(Activation& x, bool quantize = false) const;  // updates x.residual; [tokens, dim]
 
  private:
   at::Tensor weight_;

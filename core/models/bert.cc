@@ -106,13 +106,15 @@ class Layer {
                       {.out = c.intermediate_size, .in = c.shape.hidden_size, .bias = true}),
         output_(w / "output" / "dense", {.out = c.shape.hidden_size, .in = c.intermediate_size, .bias = true}),
         output_norm_(w / "output" / "LayerNorm", c.shape.hidden_size, c.eps, ops),
-        ops_(&ops) {}
+        ops_(&ops) {
+    shape_.quantize = attention_output_.quantizes();
+  }
 
   at::Tensor Forward(const at::Tensor& x, const Inputs& in) const {  // [tokens, hidden]
     auto [q, k, v] =
         ops_->qkv_rope_write_kv(qkv_(x), shape_.num_heads, shape_.num_kv_heads, std::nullopt, std::nullopt, 0.0,
                                 std::nullopt, in.positions, std::nullopt, std::nullopt, std::nullopt, 1.0, 1.0);
-    const at::Tensor attended = in.attention->Run(shape_, q, k, v, nullptr);
+    const LinearInput attended = in.attention->Run(shape_, q, k, v, nullptr);
     const at::Tensor y = attention_norm_(attention_output_(attended), x);
     return output_norm_(output_(intermediate_(y, activation_)), y);
   }

@@ -153,8 +153,8 @@ class Layer {
              ops) {}
 
   void Forward(Activation& x, const Inputs& in) const {
-    x.hidden = attention_.Forward(input_norm_(x), in);
-    x.hidden = mlp_.Forward(post_attention_norm_(x));
+    x.hidden = attention_.Forward(input_norm_(x, attention_.quantizes()), in);
+    x.hidden = mlp_.Forward(post_attention_norm_(x, mlp_.quantizes()));
   }
 
  private:
@@ -181,7 +181,7 @@ class Decoder final : public Model {
   at::Tensor Forward(const Inputs& in) const override {
     Activation x{.hidden = at::embedding(embed_tokens_, in.token_ids), .residual = {}};
     for (const Layer& layer : layers_) layer.Forward(x, in);
-    return norm_(x);
+    return norm_(x).values;
   }
 
   at::Tensor Logits(const at::Tensor& rows) const override { return lm_head_(rows); }

@@ -11,6 +11,7 @@
 #include "kernels/cpu/attention_block.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/dispatch.h"
+#include "kernels/fp8.h"
 
 namespace automodeld {
 namespace {
@@ -87,7 +88,7 @@ class CpuFlashAttention final : public AttentionBackend {
     for (const SequenceRows& rows : step.ragged) Add({rows.first_row, rows.num_rows, rows.num_rows, 0, false});
   }
 
-  at::Tensor Run(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+  LinearInput Run(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                  const KvCache* kv) override {
     at::Tensor out = at::empty({q.size(0), q.size(1) * q.size(2)}, q.options());
     const at::Tensor queries = DenseHeads(q), own_keys = DenseHeads(k), own_values = DenseHeads(v);
@@ -96,7 +97,7 @@ class CpuFlashAttention final : public AttentionBackend {
                                .ragged = {RowsOf(own_keys), RowsOf(own_values), FactorsOf(layer, nullptr)},
                                .paged = CacheOf(layer, kv)};
     DispatchFloats("attention", q, [&](auto zero) { RunAs<decltype(zero)>(layer, tensors); });
-    return out;
+    return QuantizedIf(layer.quantize, out);
   }
 
  private:

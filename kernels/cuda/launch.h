@@ -1,6 +1,17 @@
-// What CUDA launchers share: loads of 16 bytes.
+// What CUDA launchers share: loads of 16 bytes, and launches that overlap with the kernel before.
+//
+// Programmatic dependent launch: Launch starts a kernel while the one before it in the stream still runs. Until it has
+// called AwaitPrevious it may only touch what no kernel of the step writes (weights, tables), or prefetch it; every
+// thread calls AwaitPrevious before it ends. AllowNext lets the next kernel start; it is a hint.
+//
+//   __global__ void add_kernel(...) { AllowNext(); AwaitPrevious(); ... }
+//   Launch(add_kernel<T>, blocks, kThreads, 0, args);
 #ifndef KERNELS_CUDA_LAUNCH_H_
 #define KERNELS_CUDA_LAUNCH_H_
+
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime.h>
 
 #include <cstdint>
 
@@ -28,6 +39,37 @@ __device__ void Store(T* to, const Pack<T, W>& pack) {
 template <typename... Pointers>
 bool Aligned16(const Pointers*... pointers) {
   return ((reinterpret_cast<uintptr_t>(pointers) | ...) % 16) == 0;
+}
+
+// Returns when all kernels before this one in the stream have ended and what they wrote can be read.
+__device__ inline void AwaitPrevious() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// The next kernel may start: its part before AwaitPrevious runs beside the rest of this one.
+__device__ inline void AllowNext() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// On the current stream of the current device; throws c10::Error where the launch is refused. The kernel must be one
+// that calls AwaitPrevious.
+template <typename... Params, typename... Args>
+void Launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, Args&&... args) {
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = c10::cuda::getCurrentCUDAStream();
+  config.attrs = &overlap;
+  config.numAttrs = 1;
+  C10_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
 }
 
 }  // namespace automodeld

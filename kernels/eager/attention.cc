@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "kernels/attention_backends.h"
+#include "kernels/fp8.h"
 
 namespace automodeld {
 namespace {
@@ -52,7 +53,7 @@ class EagerAttention final : public AttentionBackend {
       sequences_.push_back({rows.first_row, rows.num_rows, rows.num_rows, {}});
   }
 
-  at::Tensor Run(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+  LinearInput Run(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                  const KvCache* kv) override {
     at::Tensor out = at::zeros({q.size(0), q.size(1) * q.size(2)}, q.options());
     for (const EagerSequence& s : sequences_) {
@@ -63,7 +64,7 @@ class EagerAttention final : public AttentionBackend {
       const AttentionFactors factors = FactorsOf(layer, paged ? kv : nullptr);
       out.narrow(0, s.first_row, s.num_rows).copy_(Attend(layer, factors, queries, keys, values));
     }
-    return out;
+    return QuantizedIf(layer.quantize, out);
   }
 
  private:

@@ -115,7 +115,7 @@ at::Tensor TestStep::Run(AttentionBackend& backend) const {
                              .causal = shape_.causal,
                              .k_scale = shape_.k_scale,
                              .v_scale = shape_.v_scale};
-  const at::Tensor out = backend.Run(layer, q, k, v, paged_.empty() ? nullptr : kv_.get());
+  const at::Tensor out = backend.Run(layer, q, k, v, paged_.empty() ? nullptr : kv_.get()).values;
   EXPECT_EQ(out.sizes(), at::IntArrayRef({q.size(0), shape_.heads * shape_.head_dim}));
   EXPECT_EQ(out.scalar_type(), shape_.dtype);
   return out.to(at::kCPU).to(at::kFloat);

@@ -56,7 +56,7 @@ TEST(KvCache, FlashAttentionReadsEveryFp8CodeAsLibtorch) {
       (*backend)->Plan({.paged = {{0, 1, 1, pages}}, .ragged = {}, .page_size = 16, .num_decode = 1});
       const at::Tensor q = at::ones({1, 1, head_dim});
       const at::Tensor out =
-          (*backend)->Run({.num_heads = 1, .num_kv_heads = 1, .head_dim = head_dim}, q, q, q, &cache);
+          (*backend)->Run({.num_heads = 1, .num_kv_heads = 1, .head_dim = head_dim}, q, q, q, &cache).values;
       ExpectSameNumbers(out[0], codes.to(at::kFloat), "level " + std::to_string(static_cast<int>(level)));
     }
   }
