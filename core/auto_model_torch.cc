@@ -204,7 +204,8 @@ class Loading {
                                                       .attention = std::move(attention_),
                                                       .options = target_,
                                                       .kv_options = target_.dtype(kv_dtype_),
-                                                      .limits = planned_.limits}));
+                                                      .limits = planned_.limits},
+                                                     graph_fallbacks_, loaded_.report.notes));
     return absl::OkStatus();
   }
 
@@ -228,8 +229,9 @@ class Loading {
   void Report() {
     LoadReport& report = loaded_.report;
     report.info = Info();
-    for (const Fallbacks* step : std::initializer_list<const Fallbacks*>{
-             &device_fallbacks_, &attention_fallbacks_, &fused_fallbacks_, &sdpa_fallbacks_, &weights_->fallbacks()}) {
+    for (const Fallbacks* step :
+         std::initializer_list<const Fallbacks*>{&device_fallbacks_, &attention_fallbacks_, &fused_fallbacks_,
+                                                 &sdpa_fallbacks_, &weights_->fallbacks(), &graph_fallbacks_}) {
       report.attempts.insert(report.attempts.end(), step->attempts().begin(), step->attempts().end());
     }
     weights_->Report(report);
@@ -288,6 +290,7 @@ class Loading {
   Fallbacks attention_fallbacks_{options_.allow_fallback, context_.fault};
   Fallbacks fused_fallbacks_{options_.allow_fallback, context_.fault};
   Fallbacks sdpa_fallbacks_{options_.allow_fallback, context_.fault};
+  Fallbacks graph_fallbacks_{options_.allow_fallback, context_.fault};
 };
 
 absl::StatusOr<LoadedModel> LoadFrom(const std::string& folder, absl::StatusOr<Config> config,

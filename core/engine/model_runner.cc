@@ -2,16 +2,21 @@
 
 #include <c10/core/Event.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include "core/engine/model_runner_graphs.h"
 #include "core/engine/model_runner_inputs.h"
 #include "core/engine/model_runner_sampler.h"
 #include "core/layers/pooling.h"
 #include "core/listing.h"
+#include "core/patch.h"
 #include "core/status.h"
 
 namespace automodeld {
@@ -102,24 +107,56 @@ class ModelStep final : public LaunchedStep {
   std::optional<c10::Event> done_;
 };
 
+// A stream of the model's own, so that models do not wait for one another and steps can be recorded; on a CPU none.
+std::optional<c10::Stream> NewStream(at::Device device) {
+  if (device.is_cpu()) return std::nullopt;
+  const c10::impl::VirtualGuardImpl impl(device.type());
+  impl.synchronizeDevice(device.index());  // the weights were written on another stream
+  return impl.getStreamFromGlobalPool(device, /*isHighPriority=*/false);
+}
+
 class ModelRunner final : public Runner {
  public:
   explicit ModelRunner(ModelRunnerParts parts)
       : parts_(std::move(parts)),
-        packer_(parts_.limits.page_size, parts_.options.device()),
-        sampler_(parts_.ops, parts_.limits.max_num_seqs, parts_.shape.vocab_size, parts_.options.device()),
+        device_(parts_.options.device()),
+        stream_(NewStream(device_)),
+        upload_(device_),
+        packer_(parts_.limits.page_size),
+        sampler_(parts_.ops, parts_.limits.max_num_seqs, parts_.shape.vocab_size, device_),
         pools_(static_cast<size_t>(parts_.limits.max_num_seqs)) {
-    parts_.limits.look_ahead = parts_.options.device().is_cpu() ? 0 : 1;
+    parts_.limits.look_ahead = device_.is_cpu() ? 0 : 1;
     if (parts_.limits.num_pages == 0) return;
+    const c10::OptionalStreamGuard on_stream(stream_);
     kv_ = std::make_unique<KvCache>(parts_.limits.num_pages, parts_.shape.num_layers, parts_.limits.page_size,
                                     parts_.shape.num_kv_heads, parts_.shape.head_dim, parts_.kv_options);
   }
+
+  ~ModelRunner() override {
+    if (stream_) c10::impl::VirtualGuardImpl(device_.type()).synchronizeStream(*stream_);
+  }
+
+  // What RecordGraphs recorded: rows of each.
+  std::vector<int64_t> RecordGraphs() {
+    const c10::InferenceMode inference;
+    const c10::OptionalStreamGuard on_stream(stream_);
+    parts_.attention->Reserve({.max_sequences = 2 * int64_t{parts_.limits.max_num_seqs},
+                               .max_pages = PagesOf(parts_.limits.max_model_len),
+                               .max_tokens = parts_.limits.max_num_batched_tokens});
+    graphs_ = DecodeGraphs(device_, parts_.limits.max_num_seqs, [this](int64_t rows) { return PaddedStep(rows); });
+    std::vector<int64_t> rows;
+    for (const DecodeGraph& graph : graphs_.all()) rows.push_back(graph.rows);
+    return rows;
+  }
+
+  bool CanRecordGraphs() const { return !device_.is_cpu() && kv_ != nullptr && parts_.attention->can_be_captured(); }
 
   const RunnerLimits& limits() const override { return parts_.limits; }
 
   absl::StatusOr<std::unique_ptr<LaunchedStep>> Launch(const Batch& batch) override {
     try {
       const c10::InferenceMode inference;
+      const c10::OptionalStreamGuard on_stream(stream_);
       return LaunchStep(batch);
     } catch (const std::exception& error) {
       return FromException(error);
@@ -129,17 +166,54 @@ class ModelRunner final : public Runner {
  private:
   std::unique_ptr<LaunchedStep> LaunchStep(const Batch& batch) {
     ForEachItem(batch, [this](const BatchItem& item, int64_t) { ResetIfFirst(item); });
-    Inputs in = packer_.Pack(batch, sampler_.last_tokens());
-    in.kv = kv_.get();
-    in.attention = parts_.attention.get();
-    parts_.attention->Plan(packer_.Sequences(batch));
-    const at::Tensor hidden = parts_.model->Forward(in);
-    auto step = std::make_unique<ModelStep>(batch.size(), parts_.options.device());
-    SampleRows(batch, hidden, *step);
-    PoolRows(batch, hidden, *step);
+    const std::vector<SampledRow> rows = SampledRows(batch);
+    auto step = std::make_unique<ModelStep>(batch.size(), device_);
+    const bool decode_only = batch.decode.size() == batch.size();
+    if (DecodeGraph* graph = decode_only ? graphs_.Find(batch.size()) : nullptr) {
+      Prepare(batch, graph->rows, {}, graph->inputs);
+      graph->graph->Launch();
+      step->AddTokens(sampler_.Sample(graph->results.narrow(0, 0, static_cast<int64_t>(rows.size())), rows), rows);
+    } else {
+      Prepare(batch, static_cast<int64_t>(batch.decode.size()), rows, {});
+      const at::Tensor hidden = parts_.model->Forward(StepInputs());
+      if (!rows.empty()) {
+        const at::Tensor picked = hidden.index_select(0, upload_.Get(sampled_rows_));
+        step->AddTokens(sampler_.Sample(parts_.model->Logits(picked), rows), rows);
+      }
+      PoolRows(batch, hidden, *step);
+    }
     step->Seal();
     return step;
   }
+
+  // Sends what the host knows of a step and plans attention.
+  void Prepare(const Batch& batch, int64_t num_decode, const std::vector<SampledRow>& rows, const at::Tensor& to) {
+    std::vector<int64_t> sampled_rows;
+    for (const SampledRow& row : rows) sampled_rows.push_back(row.row);
+    upload_.Clear();
+    packer_.Add(batch, num_decode, upload_);
+    sampled_rows_ = upload_.Add(sampled_rows);
+    upload_.Send(to);
+    parts_.attention->Plan(packer_.Sequences(batch, num_decode));
+  }
+
+  Inputs StepInputs() const {
+    Inputs in = packer_.Get(upload_, sampler_.last_tokens());
+    in.kv = kv_.get();
+    in.attention = parts_.attention.get();
+    return in;
+  }
+
+  // A step of padding, to be recorded.
+  DecodeGraphs::Step PaddedStep(int64_t rows) {
+    upload_.Clear();
+    packer_.Add({}, rows, upload_);
+    const at::Tensor inputs = at::empty({upload_.bytes()}, at::TensorOptions(at::kByte).device(device_));
+    Prepare({}, rows, {}, inputs);
+    return {inputs, [this] { return parts_.model->Logits(parts_.model->Forward(StepInputs())); }};
+  }
+
+  int64_t PagesOf(int tokens) const { return (tokens + parts_.limits.page_size - 1) / parts_.limits.page_size; }
 
   void ResetIfFirst(const BatchItem& item) {
     if (!item.first) return;
@@ -147,21 +221,17 @@ class ModelRunner final : public Runner {
     pools_[static_cast<size_t>(item.slot)] = PoolState{};
   }
 
-  void SampleRows(const Batch& batch, const at::Tensor& hidden, ModelStep& step) {
+  // The rows of the batch after which a token is drawn.
+  static std::vector<SampledRow> SampledRows(const Batch& batch) {
     std::vector<SampledRow> rows;
-    std::vector<int64_t> indices;
     int64_t output = 0;
     ForEachItem(batch, [&](const BatchItem& item, int64_t row) {
       if (item.last && item.request->kind == Request::Kind::kGenerate) {
-        rows.push_back({.item = &item, .output = output});
-        indices.push_back(row + item.num_tokens - 1);
+        rows.push_back({.item = &item, .output = output, .row = row + item.num_tokens - 1});
       }
       ++output;
     });
-    if (rows.empty()) return;
-    const bool all = static_cast<int64_t>(indices.size()) == hidden.size(0);
-    const at::Tensor picked = all ? hidden : hidden.index_select(0, at::tensor(indices, at::kLong).to(hidden.device()));
-    step.AddTokens(sampler_.Sample(parts_.model->Logits(picked), rows), rows);
+    return rows;
   }
 
   void PoolRows(const Batch& batch, const at::Tensor& hidden, ModelStep& step) {
@@ -180,17 +250,41 @@ class ModelRunner final : public Runner {
   }
 
   ModelRunnerParts parts_;
+  const at::Device device_;
+  const std::optional<c10::Stream> stream_;
   std::unique_ptr<KvCache> kv_;
+  StepUpload upload_;
+  StepUpload::Column sampled_rows_ = 0;
   InputPacker packer_;
   Sampler sampler_;
   std::vector<PoolState> pools_;  // by slot: vectors whose prompt comes in chunks
+  DecodeGraphs graphs_;
 };
+
+absl::Status RecordGraphs(ModelRunner& runner, Fallbacks& fallbacks, std::vector<std::string>& notes) {
+  if (!runner.CanRecordGraphs()) return absl::OkStatus();
+  absl::Status status = fallbacks.Begin("cuda_graphs");
+  try {
+    if (status.ok()) {
+      notes.push_back(fmt::format("decode steps of {} rows are CUDA graphs", fmt::join(runner.RecordGraphs(), ", ")));
+    }
+  } catch (const c10::OutOfMemoryError&) {
+    throw;
+  } catch (const std::exception& error) {
+    status = FromException(error);
+  }
+  if (status.ok()) return status;
+  return fallbacks.Take("cuda_graphs", std::string(status.message()), "every kernel launched by itself");
+}
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Runner>> MakeModelRunner(ModelRunnerParts parts) {
+absl::StatusOr<std::unique_ptr<Runner>> MakeModelRunner(ModelRunnerParts parts, Fallbacks& fallbacks,
+                                                        std::vector<std::string>& notes) {
   try {
-    return std::make_unique<ModelRunner>(std::move(parts));
+    auto runner = std::make_unique<ModelRunner>(std::move(parts));
+    RETURN_IF_ERROR(RecordGraphs(*runner, fallbacks, notes));
+    return runner;
   } catch (const std::exception& error) {
     return absl::ResourceExhaustedError("the KV cache does not fit: " + FirstLine(error.what()));
   }

@@ -10,9 +10,12 @@
 #include <absl/status/statusor.h>
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "core/engine/runner.h"
 #include "core/model.h"
+#include "core/patch.h"
 #include "kernels/attention.h"
 #include "kernels/ops.h"
 
@@ -29,8 +32,10 @@ struct ModelRunnerParts {
   RunnerLimits limits;
 };
 
-// Allocates the KV cache. RESOURCE_EXHAUSTED: it does not fit.
-absl::StatusOr<std::unique_ptr<Runner>> MakeModelRunner(ModelRunnerParts parts);
+// Allocates the KV cache and, where device and attention allow it, records decode steps as graphs; that they cannot be
+// recorded is a fallback. RESOURCE_EXHAUSTED: it does not fit.
+absl::StatusOr<std::unique_ptr<Runner>> MakeModelRunner(ModelRunnerParts parts, Fallbacks& fallbacks,
+                                                        std::vector<std::string>& notes);
 
 }  // namespace automodeld
 

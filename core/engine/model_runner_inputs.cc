@@ -4,11 +4,11 @@
 
 namespace automodeld {
 
-at::Tensor InputPacker::ToDevice(const std::vector<int64_t>& values) const {
-  const at::Tensor host = at::tensor(values, at::kLong);
-  if (device_.is_cpu()) return host;
-  return host.pin_memory().to(device_, /*non_blocking=*/true);
-}
+namespace {
+
+constexpr PageId kScratchPage = 0;
+
+}  // namespace
 
 void InputPacker::PackItem(const BatchItem& item) {
   for (int i = 0; i < item.num_tokens; ++i) {
@@ -21,27 +21,41 @@ void InputPacker::PackItem(const BatchItem& item) {
   std::copy(item.token_ids.begin(), item.token_ids.end(), std::back_inserter(token_ids_));
 }
 
-Inputs InputPacker::Pack(const Batch& batch, const at::Tensor& last_tokens) {
+void InputPacker::Pad(int64_t num_rows) {
+  positions_.insert(positions_.end(), static_cast<size_t>(num_rows), 0);
+  kv_slots_.insert(kv_slots_.end(), static_cast<size_t>(num_rows), int64_t{kScratchPage} * page_size_);
+  decode_slots_.insert(decode_slots_.end(), static_cast<size_t>(num_rows), 0);
+}
+
+void InputPacker::Add(const Batch& batch, int64_t num_decode, StepUpload& upload) {
   for (auto* values : {&positions_, &kv_slots_, &token_ids_, &decode_slots_}) values->clear();
   for (const BatchItem& item : batch.decode) decode_slots_.push_back(item.slot);
   ForEachItem(batch, [this](const BatchItem& item, int64_t) { PackItem(item); });
+  Pad(num_decode - static_cast<int64_t>(batch.decode.size()));
+  positions_column_ = upload.Add(positions_);
+  kv_slots_column_ = upload.Add(kv_slots_);
+  token_ids_column_ = upload.Add(token_ids_);
+  decode_slots_column_ = upload.Add(decode_slots_);
+}
 
+Inputs InputPacker::Get(const StepUpload& upload, const at::Tensor& last_tokens) const {
   Inputs in;
-  in.positions = ToDevice(positions_);
-  if (!kv_slots_.empty()) in.kv_slots = ToDevice(kv_slots_);
+  in.positions = upload.Get(positions_column_);
+  if (!kv_slots_.empty()) in.kv_slots = upload.Get(kv_slots_column_);
   if (decode_slots_.empty()) {
-    in.token_ids = ToDevice(token_ids_);
+    in.token_ids = upload.Get(token_ids_column_);
     return in;
   }
-  in.token_ids = last_tokens.index_select(0, ToDevice(decode_slots_));
-  if (!token_ids_.empty()) in.token_ids = at::cat({in.token_ids, ToDevice(token_ids_)});
+  in.token_ids = last_tokens.index_select(0, upload.Get(decode_slots_column_));
+  if (!token_ids_.empty()) in.token_ids = at::cat({in.token_ids, upload.Get(token_ids_column_)});
   return in;
 }
 
-AttentionStep InputPacker::Sequences(const Batch& batch) const {
+AttentionStep InputPacker::Sequences(const Batch& batch, int64_t num_decode) const {
+  static constexpr PageId kPadding[] = {kScratchPage};
   AttentionStep step;
   step.page_size = page_size_;
-  step.num_decode = static_cast<int64_t>(batch.decode.size());
+  step.num_decode = num_decode;
   ForEachItem(batch, [&step](const BatchItem& item, int64_t row) {
     auto& segment = item.pages.empty() ? step.ragged : step.paged;
     segment.push_back({.first_row = row,
@@ -49,6 +63,9 @@ AttentionStep InputPacker::Sequences(const Batch& batch) const {
                        .context = item.position + item.num_tokens,
                        .pages = item.pages});
   });
+  for (auto row = static_cast<int64_t>(batch.decode.size()); row < num_decode; ++row) {
+    step.paged.push_back({.first_row = row, .num_rows = 1, .context = 1, .pages = kPadding});
+  }
   return step;
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/engine/batch.h"
+#include "core/engine/model_runner_upload.h"
 #include "core/layers/inputs.h"
 #include "kernels/attention.h"
 
@@ -28,23 +29,27 @@ void ForEachItem(const Batch& batch, Visit visit) {
 // Host vectors are kept from step to step, so that packing allocates nothing on the host once warm.
 class InputPacker {
  public:
-  InputPacker(int page_size, at::Device device) : page_size_(page_size), device_(device) {}
+  explicit InputPacker(int page_size) : page_size_(page_size) {}
 
-  // last_tokens: [slots] int64 on the device. Fills token_ids, positions and, if there are pages, kv_slots.
-  Inputs Pack(const Batch& batch, const at::Tensor& last_tokens);
-  // The sequences of the batch just packed.
-  AttentionStep Sequences(const Batch& batch) const;
+  // `num_decode`: rows of the decode segment, at least batch.decode.size(). The rows that are too many are padding: a
+  // token of slot 0 at position 0 of the scratch page, so that only a batch without other segments may have them.
+  void Add(const Batch& batch, int64_t num_decode, StepUpload& upload);
+  // After the upload was sent. last_tokens: [slots] int64 on the device. Fills token_ids, positions and, if there are
+  // pages, kv_slots.
+  Inputs Get(const StepUpload& upload, const at::Tensor& last_tokens) const;
+  // The sequences of the same batch.
+  AttentionStep Sequences(const Batch& batch, int64_t num_decode) const;
 
  private:
-  at::Tensor ToDevice(const std::vector<int64_t>& values) const;
   void PackItem(const BatchItem& item);
+  void Pad(int64_t num_rows);
 
   int page_size_;
-  at::Device device_;
   std::vector<int64_t> positions_;
   std::vector<int64_t> kv_slots_;
   std::vector<int64_t> token_ids_;     // of prefill and ragged rows
   std::vector<int64_t> decode_slots_;  // of decode rows
+  StepUpload::Column positions_column_ = 0, kv_slots_column_ = 0, token_ids_column_ = 0, decode_slots_column_ = 0;
 };
 
 }  // namespace automodeld

@@ -17,6 +17,7 @@ namespace automodeld {
 struct SampledRow {
   const BatchItem* item = nullptr;
   int64_t output = 0;  // index in StepOutput::items
+  int64_t row = 0;     // of the step
 };
 
 // What sampling gave, on the device.

@@ -61,7 +61,9 @@ std::unique_ptr<Runner> MakeRunner(const Architecture& row, const Ops& ops) {
                   .max_num_batched_tokens = 64,
                   .num_pages = parts.shape.causal ? 2 : 0,
                   .ragged = !parts.shape.causal};
-  return MakeModelRunner(std::move(parts)).value();
+  Fallbacks fallbacks(/*allowed=*/false);
+  std::vector<std::string> notes;
+  return MakeModelRunner(std::move(parts), fallbacks, notes).value();
 }
 
 // One step with one whole prompt.
