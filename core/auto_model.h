@@ -45,6 +45,7 @@ struct EngineConfig {
   std::string kv_cache_dtype = "auto";
   int64_t kv_cache_bytes = 0;
   std::optional<bool> enable_prefix_caching = std::nullopt;
+  bool enforce_eager = false;  // no CUDA graphs
 };
 
 // LoadModelRequest, field by field, defaults filled in; `path` is already resolved and allowed.

@@ -204,7 +204,8 @@ class Loading {
                                                       .attention = std::move(attention_),
                                                       .options = target_,
                                                       .kv_options = target_.dtype(kv_dtype_),
-                                                      .limits = planned_.limits},
+                                                      .limits = planned_.limits,
+                                                      .record_graphs = !options_.engine.enforce_eager},
                                                      graph_fallbacks_, loaded_.report.notes));
     return absl::OkStatus();
   }

@@ -120,6 +120,7 @@ absl::StatusOr<EngineConfig> ToEngineConfig(const v1::EngineConfig& proto) {
   config.kv_cache_bytes = proto.kv_cache_bytes();
   if (proto.has_kv_cache_dtype()) config.kv_cache_dtype = proto.kv_cache_dtype();
   if (proto.has_enable_prefix_caching()) config.enable_prefix_caching = proto.enable_prefix_caching();
+  config.enforce_eager = proto.enforce_eager();
   return config;
 }
 

@@ -74,6 +74,8 @@ const Row kRows[] = {
      "Most bytes the KV cache may take, 1 and up, enough for one sequence of max_model_len. It never takes more than max_num_seqs such sequences need. Default: of the memory that the weights leave a quarter on the CPU and three quarters on a GPU, or one sequence if that is more."},
     {"automodeld.v1.EngineConfig.enable_prefix_caching",
      "Reuse KV pages of equal prompt beginnings. Default: false. True is UNIMPLEMENTED in this version."},
+    {"automodeld.v1.EngineConfig.enforce_eager",
+     "Launch every kernel by itself, as a step without CUDA graphs does: slower, for comparing. Default: false. No effect on the CPU."},
     {"automodeld.v1.GenerateRequest.model",
      "Name of a loaded model. Must be given."},
     {"automodeld.v1.GenerateRequest.text",

@@ -149,7 +149,9 @@ class ModelRunner final : public Runner {
     return rows;
   }
 
-  bool CanRecordGraphs() const { return !device_.is_cpu() && kv_ != nullptr && parts_.attention->can_be_captured(); }
+  bool CanRecordGraphs() const {
+    return parts_.record_graphs && !device_.is_cpu() && kv_ != nullptr && parts_.attention->can_be_captured();
+  }
 
   const RunnerLimits& limits() const override { return parts_.limits; }
 

@@ -30,6 +30,7 @@ struct ModelRunnerParts {
   at::TensorOptions options;     // of activations
   at::TensorOptions kv_options;  // of the KV cache: any type that it knows, on the same device
   RunnerLimits limits;
+  bool record_graphs = true;  // where device and attention allow it
 };
 
 // Allocates the KV cache and, where device and attention allow it, records decode steps as graphs; that they cannot be

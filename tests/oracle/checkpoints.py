@@ -1,4 +1,4 @@
-"""Small random checkpoints, three shapes per architecture: odd sizes, grouped queries, tied or not, sharded or not."""
+"""Small random checkpoints, four shapes per architecture: odd sizes, grouped queries, tied or not, sharded or not."""
 
 import torch
 import transformers
@@ -10,6 +10,7 @@ SHAPES = {
     "odd": dict(hidden=48, layers=3, heads=6, kv=2, intermediate=92, vocab=331, tied=False, shard="1GB"),
     "tied": dict(hidden=64, layers=2, heads=4, kv=4, intermediate=128, vocab=257, tied=True, shard="40KB"),
     "gqa": dict(hidden=80, layers=2, heads=5, kv=1, intermediate=176, vocab=512, tied=False, shard="60KB"),
+    "wide": dict(hidden=256, layers=2, heads=4, kv=2, intermediate=512, vocab=512, tied=False, shard="1GB"),
 }
 
 
@@ -58,7 +59,7 @@ def save_bert(shape, folder, model_class=transformers.BertModel):
     config = transformers.BertConfig(
         hidden_size=s["hidden"], num_hidden_layers=s["layers"], num_attention_heads=s["heads"],
         intermediate_size=s["intermediate"], vocab_size=s["vocab"], max_position_embeddings=300,
-        initializer_range=0.2, hidden_act={"odd": "gelu", "tied": "gelu_new", "gqa": "relu"}[shape])
+        initializer_range=0.2, hidden_act={"odd": "gelu", "tied": "gelu_new", "gqa": "relu", "wide": "silu"}[shape])
     model = model_class(config).float().eval()
     randomize_vectors(model)
     model.save_pretrained(folder, max_shard_size=s["shard"])

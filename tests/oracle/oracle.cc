@@ -101,6 +101,7 @@ LoadOptions ReadLoad(const json& job) {
   options.engine.max_model_len = engine.value("max_model_len", 0);
   options.engine.kv_cache_bytes = engine.value("kv_cache_bytes", int64_t{0});
   options.engine.kv_cache_dtype = engine.value("kv_cache_dtype", "auto");
+  options.engine.enforce_eager = engine.value("enforce_eager", false);
   return options;
 }
 
@@ -184,6 +185,7 @@ json Shown(const LoadReport& report) {
           {"dtype", report.info.dtype},
           {"fp8", report.fp8.has_value() ? Shown(*report.fp8) : json()},
           {"max_model_len", report.info.max_model_len},
+          {"notes", report.notes},
           {"kv_bytes", report.kv_bytes},
           {"num_parameters", report.info.num_parameters},
           {"peak_bytes", report.peak_bytes},

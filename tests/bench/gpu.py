@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""Measures the GPU's figures of docs/performance.md: `automodeld serve` and `automodeld bench` on one host.
+
+usage: tests/bench/gpu.py [ceiling decode streams steps long ttft small start embed ...]   default: all but start
+
+Weights are random, from a seed; "start" makes an 8B checkpoint of 16 GB in a temporary folder. BUILD_FOLDER: where the
+binary is (default build/release). Needs PyTorch for "ceiling" and "start" alone.
+"""
+
+import json
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("BUILD_FOLDER", ROOT / "build" / "release"))
+
+LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16", "vocab_size": 128256,
+         "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+         "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 500000.0}
+QWEN = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "torch_dtype": "bfloat16", "vocab_size": 151936,
+        "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+        "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 40960, "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0, "tie_word_embeddings": True}
+MINILM = {"architectures": ["BertModel"], "model_type": "bert", "vocab_size": 30522, "hidden_size": 384,
+          "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 12, "max_position_embeddings": 512,
+          "type_vocab_size": 2, "hidden_act": "gelu"}
+FP8 = ("--fp8-config.recipe-name", "rowwise")
+FP8_HEAD = (*FP8, "--fp8-config.include-lm-head")
+SHORT = ("--engine.max-model-len", "4096")
+
+
+class Daemon:
+    """`automodeld serve` on free ports, with one model loaded into it."""
+
+    def __init__(self, config=None, *flags, serve=()):
+        self.start = time.monotonic()
+        self.process = subprocess.Popen([BUILD / "automodeld", "serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0",
+                                         *serve], stdout=subprocess.PIPE, text=True)
+        found = {}
+        while len(found) < 2:
+            match = re.search(r"(gRPC|HTTP)\s+(127\.0\.0\.1:\d+)", self.process.stdout.readline())
+            if match:
+                found[match[1]] = match[2]
+        self.target, self.http = found["gRPC"], found["HTTP"]
+        if config is not None:
+            self.report = self.load("--model", "m", "--config-json", json.dumps(config), *flags)
+
+    def call(self, command, *arguments):
+        done = subprocess.run([BUILD / "automodeld", command, "--server", self.target, *arguments], capture_output=True,
+                              text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{command} {arguments}: {done.stdout[-2000:]} {done.stderr[-2000:]}")
+        return done.stdout
+
+    def load(self, *flags):
+        return json.loads(self.call("load", "--json", *flags).splitlines()[-1])
+
+    def bench(self, concurrency, requests, inputs, outputs, *more):
+        return json.loads(self.call("bench", "--model", "m", "--json", "--concurrency", str(concurrency), "--requests",
+                                    str(requests), "--input-tokens", str(inputs), "--output-tokens", str(outputs), *more))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+
+def ms(milliseconds):
+    return f"{milliseconds:.2f}"
+
+
+def show(name, value, bar=""):
+    print(f"{name:<74} {value:>30}   {bar}", flush=True)
+
+
+READ_KERNEL = """
+extern "C" __global__ void read_all(const uint4* x, long n, unsigned* out) {
+  unsigned sum = 0;
+  for (long i = blockIdx.x * (long)blockDim.x + threadIdx.x; i < n; i += 4L * gridDim.x * blockDim.x) {
+    uint4 v[4];
+    for (int j = 0; j < 4; ++j) {
+      long k = i + (long)j * gridDim.x * blockDim.x;
+      v[j] = k < n ? x[k] : make_uint4(0, 0, 0, 0);
+    }
+    for (int j = 0; j < 4; ++j) sum += v[j].x ^ v[j].y ^ v[j].z ^ v[j].w;
+  }
+  if (sum == 12345) *out = sum;
+}"""
+
+
+def ceiling():
+    import torch
+    name = torch.cuda.get_device_name()
+    data = torch.randint(0, 255, (4 << 30,), dtype=torch.uint8, device="cuda")
+    out = torch.zeros(1, dtype=torch.int32, device="cuda")
+    kernel = torch.cuda._compile_kernel(READ_KERNEL, "read_all")
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    times = []
+    for _ in range(12):
+        begin.record()
+        kernel(grid=(132 * 16, 1, 1), block=(256, 1, 1), args=(data, data.numel() // 16, out))
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end))
+    bandwidth = data.numel() / statistics.median(times) / 1e6
+    show(f"{name}: reading 4 GiB", f"{bandwidth:.0f} GB/s")
+    linears = 32 * (6144 * 4096 + 4096 * 4096 + 28672 * 4096 + 4096 * 14336)
+    head = 128256 * 4096
+    for what, size in (("FP8, bf16 lm_head", linears + 2 * head), ("FP8, FP8 lm_head", linears + head),
+                       ("bf16", 2 * linears + 2 * head)):
+        show(f"floor of a Llama-3.1-8B decode step, weights alone, {what}", f"{size / bandwidth / 1e6:.2f} ms")
+    del data
+    torch.cuda.empty_cache()
+
+
+def variants(kinds):
+    every = {"fp8": ("FP8, bf16 lm_head, bf16 KV", FP8, "2.6 / 2.3"), "head": ("FP8, FP8 lm_head, bf16 KV", FP8_HEAD, "2.4 / 2.15"),
+             "bf16": ("bf16 throughout", (), "4.4 / 4.15")}
+    return [every[kind] for kind in kinds]
+
+
+def decode(kinds=("fp8", "head", "bf16")):
+    for name, flags, bar in variants(kinds):
+        with Daemon(LLAMA, *flags, *SHORT) as d:
+            runs = [d.bench(1, 2, 128, 256)["inter_token_latency_ms"]["p50"] for _ in range(3)]
+            show(f"8B {name}: one stream, 128 / 256, ms a token", f"{ms(statistics.median(runs))}", bar)
+            for row in (x for x in d.report.get("report", d.report).get("attempts", [])):
+                print("   attempt:", row)
+
+
+def streams():
+    with Daemon(LLAMA, *FP8, *SHORT) as d:
+        for concurrency, bar in ((8, "2.9 / 2.6"), (32, "3.2 / 2.8"), (64, "3.5 / 3.0; 15000 / 17000; 110 / 90")):
+            r = d.bench(concurrency, 3 * concurrency, 128, 128)
+            show(f"8B FP8, {concurrency} streams, 128 / 128: inter-token p50 ms; tokens/s; TTFT p50 ms",
+                 f"{ms(r['inter_token_latency_ms']['p50'])}; {r['output_tokens_per_second']:.0f}; {ms(r['time_to_first_token_ms']['p50'])}", bar)
+        r = d.bench(256, 768, 128, 128)
+        show("8B FP8, 256 streams, 128 / 128: tokens/s; inter-token p99 ms; TTFT p50 ms",
+             f"{r['output_tokens_per_second']:.0f}; {ms(r['inter_token_latency_ms']['p99'])}; {ms(r['time_to_first_token_ms']['p50'])}",
+             "24000 / 27000; 40 / 22; 260 / 230")
+
+
+def steps():
+    with Daemon(LLAMA, *FP8, *SHORT) as d:
+        took = {}
+        for m in (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64):
+            took[m] = d.bench(m, 2 * m, 16, 128)["inter_token_latency_ms"]["p50"]
+        show("8B FP8, inter-token p50 ms by streams", "")
+        print("   " + "  ".join(f"{m}: {ms(t)}" for m, t in took.items()))
+        worst = max((t / took[1 << (m - 1).bit_length()], m) for m, t in took.items())
+        show("worst ratio of a step to the step at the next power of two", f"{worst[0]:.3f} at {worst[1]}", "1.03")
+
+
+def long():
+    for name, flags, bar in (("bf16 KV", (), "9200 / 10500"), ("FP8 KV", ("--engine.kv-cache-dtype", "fp8"), "11500 / 13500")):
+        with Daemon(LLAMA, *FP8, *SHORT, *flags) as d:
+            r = d.bench(64, 64, 1000, 1000, "--warmup", "0")
+            show(f"8B FP8, 64 streams, 1000 / 1000, {name}: tokens/s; inter-token p50 ms",
+                 f"{r['output_tokens_per_second']:.0f}; {ms(r['inter_token_latency_ms']['p50'])}", bar)
+
+
+def ttft():
+    with Daemon(LLAMA, *FP8, *SHORT) as d:
+        for tokens, bar in ((128, "7 / 4.5"), (2048, "34 / 29")):
+            r = d.bench(1, 12, tokens, 2)
+            show(f"8B FP8, one stream: TTFT p50 of {tokens} tokens, ms", ms(r["time_to_first_token_ms"]["p50"]), bar)
+
+
+def small():
+    with Daemon(QWEN, *SHORT) as d:
+        runs = [d.bench(1, 4, 128, 256)["inter_token_latency_ms"]["p50"] for _ in range(3)]
+        show("Qwen3-0.6B bf16: one stream, ms a token", ms(statistics.median(runs)), "0.9 / 0.55")
+        r = d.bench(64, 192, 128, 128)
+        show("Qwen3-0.6B bf16, 64 streams: inter-token p50 ms; tokens/s", f"{ms(r['inter_token_latency_ms']['p50'])}; {r['output_tokens_per_second']:.0f}")
+
+
+def embed(dtypes=("float32", "float16")):
+    for dtype in dtypes:
+        with Daemon(MINILM, "--torch-dtype", dtype) as d:
+            r = d.bench(1, 200, 20, 1, "--mode", "embed")
+            show(f"MiniLM {dtype}: one 20-token text a call, p50 ms", ms(r["latency_ms"]["p50"]), "1.5 / 0.7")
+            for batch, concurrency in ((64, 8), (256, 8), (1024, 8)):
+                calls = max(64, 131072 // batch)
+                r = d.bench(concurrency, calls, 20, 1, "--mode", "embed", "--batch", str(batch))
+                seconds = r["seconds"]
+                show(f"MiniLM {dtype}: token ids, {batch} a call, {concurrency} calls, texts/s", f"{calls * batch / seconds:.0f}", "60000 / 150000")
+
+
+def make_llama(folder):
+    import torch
+    from safetensors.torch import save_file
+    c = LLAMA
+    h, inter, kv = c["hidden_size"], c["intermediate_size"], c["num_key_value_heads"] * 128
+    (folder / "config.json").write_text(json.dumps(c))
+
+    def random(*shape):
+        return (torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * 0.02).cpu()
+
+    weight_map = {}
+    for first in range(0, 32, 4):
+        shard, name = {}, f"model-{first // 4 + 1:05}-of-00009.safetensors"
+        for i in range(first, first + 4):
+            p = f"model.layers.{i}."
+            shard |= {p + "self_attn.q_proj.weight": random(h, h), p + "self_attn.k_proj.weight": random(kv, h),
+                      p + "self_attn.v_proj.weight": random(kv, h), p + "self_attn.o_proj.weight": random(h, h),
+                      p + "mlp.gate_proj.weight": random(inter, h), p + "mlp.up_proj.weight": random(inter, h),
+                      p + "mlp.down_proj.weight": random(h, inter), p + "input_layernorm.weight": random(h) + 1,
+                      p + "post_attention_layernorm.weight": random(h) + 1}
+        save_file(shard, folder / name)
+        weight_map |= dict.fromkeys(shard, name)
+    last = {"model.embed_tokens.weight": random(c["vocab_size"], h), "lm_head.weight": random(c["vocab_size"], h),
+            "model.norm.weight": random(h) + 1}
+    save_file(last, folder / "model-00009-of-00009.safetensors")
+    weight_map |= dict.fromkeys(last, "model-00009-of-00009.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def start():
+    with tempfile.TemporaryDirectory(prefix="automodeld-8b-") as name:
+        root = pathlib.Path(name)
+        (root / "llama").mkdir()
+        make_llama(root / "llama")
+        subprocess.run(f"cat {root}/llama/*.safetensors > /dev/null", shell=True, check=True)  # into the page cache
+        for what, flags in (("bf16 checkpoint, FP8 on load", FP8), ("bf16 checkpoint, bf16", ())):
+            times = []
+            for _ in range(3):
+                with Daemon(serve=("--model-root", str(root))) as d:
+                    serving = time.monotonic() - d.start
+                    report = d.load("--model", "m", "--path", "llama", *flags, *SHORT)
+                    loaded = time.monotonic() - d.start
+                    d.call("generate", "--model", "m", "--token-ids.ids", "1", "--token-ids.ids", "2", "--sampling.max-tokens", "1")
+                    times.append(time.monotonic() - d.start)
+            show(f"8B, {what}: process start to first token, s", f"{statistics.median(times):.2f}", "4 / 2.5")
+            print(f"   all {times}; serve {serving:.2f}, loaded {loaded:.2f}; {json.dumps(report)[:1500]}")
+
+
+SECTIONS = {"ceiling": ceiling, "decode": decode, "streams": streams, "steps": steps, "long": long, "ttft": ttft,
+            "small": small, "embed": embed, "start": start}
+
+
+def main():
+    for name in sys.argv[1:] or [name for name in SECTIONS if name != "start"]:
+        base, _, kinds = name.partition("=")
+        try:
+            SECTIONS[base](*([kinds.split(",")] if kinds else []))
+        except Exception as error:
+            print(f"{name}: {error}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
