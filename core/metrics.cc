@@ -26,6 +26,8 @@ constexpr std::array kTable = {
     MetricRow{"automodeld_inter_token_latency_seconds", Type::kHistogram, "model",
               "From one token of a completion to the next"},
     MetricRow{"automodeld_step_seconds", Type::kHistogram, "model", "From a step's launch to its results"},
+    MetricRow{"automodeld_step_host_seconds", Type::kHistogram, "model",
+              "What the engine thread works for a step; waiting for results is not in it"},
     MetricRow{"automodeld_running", Type::kGauge, "model", "Requests that have a slot"},
     MetricRow{"automodeld_waiting", Type::kGauge, "model", "Requests that wait for a slot"},
     MetricRow{"automodeld_kv_pages_used", Type::kGauge, "model", "KV pages in use"},
@@ -61,6 +63,9 @@ prometheus::Family<prometheus::Histogram>& Histogram(prometheus::Registry& regis
 // Waits and first tokens: from a quick step to a minute in the queue. Steps and tokens: from a tiny model's to 2.5 s.
 const Buckets kWaitBuckets = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60};
 const Buckets kStepBuckets = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5};
+
+// Hidden behind a GPU's step of some milliseconds, or not.
+const Buckets kHostBuckets = {2e-5, 5e-5, 1e-4, 1.5e-4, 2e-4, 3e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 0.1, 1};
 
 const char* TypeName(Type type) {
   switch (type) {
@@ -100,6 +105,7 @@ struct Metrics::Families {
         time_to_first_token_seconds(Histogram(r, "automodeld_time_to_first_token_seconds")),
         inter_token_seconds(Histogram(r, "automodeld_inter_token_latency_seconds")),
         step_seconds(Histogram(r, "automodeld_step_seconds")),
+        step_host_seconds(Histogram(r, "automodeld_step_host_seconds")),
         running(Gauge(r, "automodeld_running")),
         waiting(Gauge(r, "automodeld_waiting")),
         kv_pages_used(Gauge(r, "automodeld_kv_pages_used")),
@@ -116,6 +122,7 @@ struct Metrics::Families {
   prometheus::Family<prometheus::Histogram>& time_to_first_token_seconds;
   prometheus::Family<prometheus::Histogram>& inter_token_seconds;
   prometheus::Family<prometheus::Histogram>& step_seconds;
+  prometheus::Family<prometheus::Histogram>& step_host_seconds;
   prometheus::Family<prometheus::Gauge>& running;
   prometheus::Family<prometheus::Gauge>& waiting;
   prometheus::Family<prometheus::Gauge>& kv_pages_used;
@@ -142,12 +149,12 @@ ModelMetrics* Metrics::ForModel(const std::string& model) {
   if (metrics != nullptr) return metrics.get();
   Families& f = *families_;
   const prometheus::Labels labels = {{"model", model}};
-  metrics = std::make_unique<ModelMetrics>(
-      ModelMetrics{f.prompt_tokens.Add(labels), f.generated_tokens.Add(labels),
-                   f.queue_seconds.Add(labels, kWaitBuckets), f.time_to_first_token_seconds.Add(labels, kWaitBuckets),
-                   f.inter_token_seconds.Add(labels, kStepBuckets), f.step_seconds.Add(labels, kStepBuckets),
-                   f.running.Add(labels), f.waiting.Add(labels), f.kv_pages_used.Add(labels),
-                   f.kv_pages_total.Add(labels), f.preemptions.Add(labels), f.load_seconds.Add(labels)});
+  metrics = std::make_unique<ModelMetrics>(ModelMetrics{
+      f.prompt_tokens.Add(labels), f.generated_tokens.Add(labels), f.queue_seconds.Add(labels, kWaitBuckets),
+      f.time_to_first_token_seconds.Add(labels, kWaitBuckets), f.inter_token_seconds.Add(labels, kStepBuckets),
+      f.step_seconds.Add(labels, kStepBuckets), f.step_host_seconds.Add(labels, kHostBuckets), f.running.Add(labels),
+      f.waiting.Add(labels), f.kv_pages_used.Add(labels), f.kv_pages_total.Add(labels), f.preemptions.Add(labels),
+      f.load_seconds.Add(labels)});
   return metrics.get();
 }
 

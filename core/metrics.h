@@ -44,6 +44,7 @@ struct ModelMetrics {
   prometheus::Histogram& time_to_first_token_seconds;
   prometheus::Histogram& inter_token_seconds;
   prometheus::Histogram& step_seconds;
+  prometheus::Histogram& step_host_seconds;
   prometheus::Gauge& running;
   prometheus::Gauge& waiting;
   prometheus::Gauge& kv_pages_used;

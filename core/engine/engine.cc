@@ -45,6 +45,8 @@ void Engine::Run() {
 
 // One turn of the loop: launch a step, then pass on the tokens of the one before it, which is ready by now.
 void Engine::Step() {
+  const absl::Time begin = absl::Now();
+  waited_ = absl::ZeroDuration();
   const Batch& batch = scheduler_.Next(absl::Now());
   PassOn();
   const bool launched = !batch.empty() && Launch(batch);
@@ -52,6 +54,7 @@ void Engine::Step() {
   const size_t ahead = launched ? static_cast<size_t>(limits_.look_ahead) : 0;
   while (in_flight_.size() > ahead) Land();
   PassOn();
+  if (launched) metrics_->step_host_seconds.Observe(absl::ToDoubleSeconds(absl::Now() - begin - waited_));
 }
 
 bool Engine::TakeInbox() {
@@ -85,8 +88,10 @@ bool Engine::Launch(const Batch& batch) {
 void Engine::Land() {
   Flight flight = std::move(in_flight_.front());
   in_flight_.pop_front();
+  const absl::Time begin = absl::Now();
   absl::StatusOr<StepOutput> output = flight.step.ok() ? (*flight.step)->Wait() : flight.step.status();
   const absl::Time now = absl::Now();
+  waited_ += now - begin;
   if (!output.ok()) spdlog::error("model {}: a step failed: {}", model_, std::string(output.status().message()));
   metrics_->step_seconds.Observe(absl::ToDoubleSeconds(now - flight.launched));
   scheduler_.Land(std::move(output), now);

@@ -111,6 +111,7 @@ class Engine {
   std::unique_ptr<Runner> runner_;
   Scheduler scheduler_;
   std::deque<Flight> in_flight_;
+  absl::Duration waited_;  // for results, in this turn of the loop
   int64_t preemptions_shown_ = 0;
   std::vector<std::shared_ptr<Request>> taken_, taken_early_;
 
