@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("BUILD_FOLDER", ROOT / "build" / "release"))
@@ -41,7 +42,7 @@ class Daemon:
     def __init__(self, config=None, *flags, serve=()):
         self.start = time.monotonic()
         self.process = subprocess.Popen([BUILD / "automodeld", "serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0",
-                                         *serve], stdout=subprocess.PIPE, text=True)
+                                         *serve], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         found = {}
         while len(found) < 2:
             match = re.search(r"(gRPC|HTTP)\s+(127\.0\.0\.1:\d+)", self.process.stdout.readline())
@@ -64,6 +65,20 @@ class Daemon:
     def bench(self, concurrency, requests, inputs, outputs, *more):
         return json.loads(self.call("bench", "--model", "m", "--json", "--concurrency", str(concurrency), "--requests",
                                     str(requests), "--input-tokens", str(inputs), "--output-tokens", str(outputs), *more))
+
+    def metric(self, name):
+        """The sum of a metric's samples at /metrics."""
+        with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((name + "{", name + " ")))
+
+    def host_time(self, run):
+        """What `run` gives, and what the engine thread worked for a step meanwhile, in microseconds."""
+        names = ("automodeld_step_host_seconds_sum", "automodeld_step_host_seconds_count")
+        before = [self.metric(name) for name in names]
+        result = run()
+        seconds, steps = (self.metric(name) - b for name, b in zip(names, before))
+        return result, 1e6 * seconds / max(1, steps)
 
     def __enter__(self):
         return self
@@ -139,7 +154,8 @@ def decode(kinds=("fp8", "head", "bf16")):
 def streams():
     with Daemon(LLAMA, *FP8, *SHORT) as d:
         for concurrency, bar in ((8, "2.9 / 2.6"), (32, "3.2 / 2.8"), (64, "3.5 / 3.0; 15000 / 17000; 110 / 90")):
-            r = d.bench(concurrency, 3 * concurrency, 128, 128)
+            r, host = d.host_time(lambda: d.bench(concurrency, 3 * concurrency, 128, 128))
+            print(f"   engine thread per step, {concurrency} streams: {host:.0f} us (bar 300 / 100)")
             show(f"8B FP8, {concurrency} streams, 128 / 128: inter-token p50 ms; tokens/s; TTFT p50 ms",
                  f"{ms(r['inter_token_latency_ms']['p50'])}; {r['output_tokens_per_second']:.0f}; {ms(r['time_to_first_token_ms']['p50'])}", bar)
         r = d.bench(256, 768, 128, 128)
@@ -236,7 +252,7 @@ def start():
                     serving = time.monotonic() - d.start
                     report = d.load("--model", "m", "--path", "llama", *flags, *SHORT)
                     loaded = time.monotonic() - d.start
-                    d.call("generate", "--model", "m", "--token-ids.ids", "1", "--token-ids.ids", "2", "--sampling.max-tokens", "1")
+                    d.call("generate", "m", "--token-ids", "1,2,3", "--max-tokens", "1")
                     times.append(time.monotonic() - d.start)
             show(f"8B, {what}: process start to first token, s", f"{statistics.median(times):.2f}", "4 / 2.5")
             print(f"   all {times}; serve {serving:.2f}, loaded {loaded:.2f}; {json.dumps(report)[:1500]}")
