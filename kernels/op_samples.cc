@@ -123,41 +123,6 @@ std::vector<Sample> ModelQkvSamples(const OpDims& dims) {
           QkvSample({3, heads, kv_heads, dims.head_dim, 0, /*norm=*/false, /*cache=*/false})};
 }
 
-struct SamplingCase {
-  std::string name;
-  double temperature, top_p, min_p;
-  int64_t top_k;
-};
-
-const std::vector<SamplingCase> kSamplings = {{"greedy", 0.0, 1.0, 0.0, 0},
-                                              {"plain", 1.0, 1.0, 0.0, 0},
-                                              {"cold", 0.1, 1.0, 0.0, 0},
-                                              {"hot", 20.0, 1.0, 0.0, 0},
-                                              {"nearly greedy, top_k", 1e-37, 1.0, 0.0, 40},
-                                              {"nearly greedy, top_k 1", 1e-37, 1.0, 0.0, 1},
-                                              {"nearly greedy, top_p", 1e-37, 0.9, 0.0, 0},
-                                              {"top_k 1", 1.0, 1.0, 0.0, 1},
-                                              {"top_k 40", 0.8, 1.0, 0.0, 40},
-                                              {"top_k above the vocabulary", 1.0, 1.0, 0.0, 1 << 30},
-                                              {"top_p", 1.0, 0.9, 0.0, 0},
-                                              {"top_p 0", 1.0, 0.0, 0.0, 0},
-                                              {"top_p hot", 20.0, 0.5, 0.0, 0},
-                                              {"min_p", 1.0, 1.0, 0.1, 0},
-                                              {"all filters", 0.7, 0.95, 0.05, 50}};
-
-// Logits from a grid have ties, as 16-bit ones do.
-Sample SamplingSample(const SamplingCase& c, int64_t rows, int64_t vocab, bool ties) {
-  const auto run = [c, rows, vocab, ties](const Ops& ops, SampleTensors& make) -> SampleResult {
-    at::Tensor logits = make.Normal({rows, vocab}, 3.0);
-    if (ties) logits = logits.mul(2).round().div(2);
-    const auto fill = [&](double value) { return at::full({rows}, value, logits.options().dtype(at::kFloat)); };
-    const at::Tensor top_k = at::full({rows}, c.top_k, logits.options().dtype(at::kLong));
-    const at::Tensor seeds = make.Integers({rows}, int64_t{1} << 62), positions = make.Integers({rows}, 1000);
-    return {ops.sample(logits, fill(c.temperature), top_k, fill(c.top_p), fill(c.min_p), seeds, positions)};
-  };
-  return {fmt::format("{} {} x {}{}", c.name, rows, vocab, ties ? ", ties" : ""), rows * vocab, run};
-}
-
 }  // namespace
 
 std::vector<Sample> RmsNormSamples() { return NormSamples(/*layer_norm=*/false); }
@@ -192,19 +157,6 @@ std::vector<Sample> QkvRopeWriteKvSamples() {
   return samples;
 }
 
-std::vector<Sample> SampleSamples() {
-  std::vector<Sample> samples;
-  for (const SamplingCase& c : kSamplings) {
-    samples.push_back(SamplingSample(c, 8, 4096, false));
-    samples.push_back(SamplingSample(c, 16, 1000, true));
-    samples.push_back(SamplingSample(c, 5, 7, false));
-    samples.push_back(SamplingSample(c, 3, 1, false));
-    samples.push_back(SamplingSample(c, 0, 100, false));
-  }
-  samples.push_back(SamplingSample(kSamplings.back(), 1, 151936, false));
-  return samples;
-}
-
 std::vector<Sample> ModelSamples(const std::string& op, const OpDims& dims) {
   if (op == "rms_norm" || op == "layer_norm") {
     const MatrixCase rows{3, std::min(dims.hidden_size, kWidest)};
@@ -215,9 +167,7 @@ std::vector<Sample> ModelSamples(const std::string& op, const OpDims& dims) {
     return {ActMulSample(rows, "silu"), ActMulSample(rows, "gelu"), ActMulSample(rows, "gelu_tanh")};
   }
   if (op == "qkv_rope_write_kv") return ModelQkvSamples(dims);
-  TORCH_CHECK(op == "sample", "no samples of ", op);
-  const int64_t vocab = std::min(dims.vocab_size, kWidest);
-  return {SamplingSample(kSamplings.front(), 1, vocab, false), SamplingSample(kSamplings.back(), 1, vocab, false)};
+  return ModelSamplingSamples(op, std::min(dims.vocab_size, kWidest));
 }
 
 }  // namespace automodeld

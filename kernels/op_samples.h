@@ -15,6 +15,8 @@ std::vector<Sample> RmsNormSamples();
 std::vector<Sample> LayerNormSamples();
 std::vector<Sample> ActMulSamples();
 std::vector<Sample> QkvRopeWriteKvSamples();
+std::vector<Sample> AdjustLogitsSamples();
+std::vector<Sample> CountTokensSamples();
 std::vector<Sample> SampleSamples();
 
 // A model's dimensions, as far as its operations' shapes follow from them.
@@ -31,6 +33,9 @@ struct OpDims {
 // before it is put to use. Dimensions beyond those of any real model are cut, so that a wrong config.json cannot take
 // the memory.
 std::vector<Sample> ModelSamples(const std::string& op, const OpDims& dims);
+
+// Of those, the ones that follow from the vocabulary alone: adjust_logits, count_tokens and sample.
+std::vector<Sample> ModelSamplingSamples(const std::string& op, int64_t vocab);
 
 }  // namespace automodeld
 

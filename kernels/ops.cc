@@ -18,6 +18,10 @@ constexpr char kQkvRopeWriteKv[] =
     "Tensor? cos_sin, Tensor positions, Tensor(a!)? k_cache, Tensor(b!)? v_cache, Tensor? kv_slots, "
     "float k_scale, float v_scale) -> (Tensor, Tensor, Tensor)";
 constexpr char kActMul[] = "act_mul(Tensor gate_up, str activation, bool quantize) -> (Tensor, Tensor)";
+constexpr char kAdjustLogits[] =
+    "adjust_logits(Tensor logits, Tensor counts, Tensor count_rows, Tensor penalties, Tensor bias_offsets, "
+    "Tensor bias_ids, Tensor bias_values) -> Tensor";
+constexpr char kCountTokens[] = "count_tokens(Tensor(a!) counts, Tensor count_rows, Tensor tokens) -> Tensor(a!)";
 constexpr char kSample[] =
     "sample(Tensor logits, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p, Tensor seeds, "
     "Tensor positions) -> Tensor";
@@ -47,6 +51,8 @@ Ops EagerOps() {
           .layer_norm = {"layer_norm", kLayerNorm, "eager", eager::LayerNorm},
           .qkv_rope_write_kv = {"qkv_rope_write_kv", kQkvRopeWriteKv, "eager", eager::QkvRopeWriteKv},
           .act_mul = {"act_mul", kActMul, "eager", eager::ActMul},
+          .adjust_logits = {"adjust_logits", kAdjustLogits, "eager", eager::AdjustLogits},
+          .count_tokens = {"count_tokens", kCountTokens, "eager", eager::CountTokens},
           .sample = {"sample", kSample, "eager", eager::Sample}};
 }
 

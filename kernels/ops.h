@@ -67,6 +67,25 @@ struct Ops {
   Op<std::tuple<at::Tensor, at::Tensor>(const at::Tensor& gate_up, const std::string& activation, bool quantize)>
       act_mul;
 
+  // What a request adds to its logits before the draw. logits: [rows, vocab], any float type, not changed. To token t
+  // of row r, in float32 and this order:
+  //   bias: += bias_values[i] for each i in bias_offsets[r] .. bias_offsets[r + 1] - 1 with bias_ids[i] = t; -infinity
+  //     masks it, whatever comes after
+  //   penalties[0][r], repetition, if t came in the prompt or in the completion: logit > 0 ? logit / it : logit * it
+  //   -= n * penalties[1][r] + (n > 0 ? penalties[2][r] : 0), frequency and presence, if t came n times in the
+  //   completion
+  // counts: [capacity, vocab] int32, row count_rows[r] (negative: none) is r's: n in the lower 31 bits, the highest set
+  // if t is in the prompt. count_rows: [rows], bias_offsets: [rows + 1], ascending, bias_ids: [entries], int64;
+  // penalties: [3, rows], bias_values: [entries], float32. Gives [rows, vocab] float32.
+  Op<at::Tensor(const at::Tensor& logits, const at::Tensor& counts, const at::Tensor& count_rows,
+                const at::Tensor& penalties, const at::Tensor& bias_offsets, const at::Tensor& bias_ids,
+                const at::Tensor& bias_values)>
+      adjust_logits;
+
+  // Counts what was drawn: counts[count_rows[r]][tokens[r]] += 1 for each row r with a row of counts (adjust_logits),
+  // no two of which are the same. tokens: [rows] int64. Gives counts.
+  Op<at::Tensor(const at::Tensor& counts, const at::Tensor& count_rows, const at::Tensor& tokens)> count_tokens;
+
   // Picks one token per row. logits: [rows, vocab], any float type, not changed. Penalties, bias and the mask of stop
   // tokens (min_tokens) are already in. temperature, top_p, min_p: [rows] float32; top_k: [rows] int64 (0 keeps all);
   // seeds: [rows] int64 (the bits of a uint64); positions: [rows] int64. Temperature 0 takes the first largest logit.
@@ -85,6 +104,8 @@ void ForEachOp(const Visit& visit, Tables&&... tables) {
   visit(tables.layer_norm...);
   visit(tables.qkv_rope_write_kv...);
   visit(tables.act_mul...);
+  visit(tables.adjust_logits...);
+  visit(tables.count_tokens...);
   visit(tables.sample...);
 }
 

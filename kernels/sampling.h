@@ -11,7 +11,8 @@
 
 namespace automodeld {
 
-inline constexpr double kWeightOne = 0x1p40;  // the weight of the largest logit
+inline constexpr double kWeightOne = 0x1p40;      // the weight of the largest logit
+inline constexpr double kLowestExponent = -28.5;  // e^-28.5 and less weigh 0
 
 }  // namespace automodeld
 

@@ -48,8 +48,11 @@ class ModelStep final : public LaunchedStep {
                 .logprobs = StartCopy(sampled.logprobs),
                 .top_logprobs = StartCopy(sampled.top_logprobs),
                 .top_tokens = StartCopy(sampled.top_tokens)};
+    int64_t asking = 0;
     for (const SampledRow& row : rows) {
-      rows_.push_back({.output = row.output, .logprobs = row.item->request->sampling.logprobs});
+      const int logprobs = row.item->request->sampling.logprobs;
+      rows_.push_back({.output = row.output, .logprobs = logprobs, .asking = asking});
+      if (logprobs >= 0) ++asking;
     }
   }
 
@@ -84,6 +87,7 @@ class ModelStep final : public LaunchedStep {
   struct Row {
     int64_t output = 0;
     int logprobs = -1;
+    int64_t asking = 0;  // its row among those that asked for log probabilities
   };
 
   void ReadToken(int64_t i, StepOutput& output) const {
@@ -91,11 +95,12 @@ class ModelStep final : public LaunchedStep {
     ItemOutput& item = output.items[static_cast<size_t>(row.output)];
     item.token = static_cast<TokenId>(sampled_.tokens.data_ptr<int64_t>()[i]);
     if (row.logprobs < 0) return;
-    item.logprob = {.token_id = item.token, .logprob = sampled_.logprobs.data_ptr<float>()[i], .top = {}};
+    item.logprob = {.token_id = item.token, .logprob = sampled_.logprobs.data_ptr<float>()[row.asking], .top = {}};
     const int64_t width = sampled_.top_tokens.size(1);
     for (int64_t k = 0; k < std::min<int64_t>(row.logprobs, width); ++k) {
-      item.logprob.top.emplace_back(static_cast<TokenId>(sampled_.top_tokens.data_ptr<int64_t>()[i * width + k]),
-                                    sampled_.top_logprobs.data_ptr<float>()[i * width + k]);
+      item.logprob.top.emplace_back(
+          static_cast<TokenId>(sampled_.top_tokens.data_ptr<int64_t>()[row.asking * width + k]),
+          sampled_.top_logprobs.data_ptr<float>()[row.asking * width + k]);
     }
   }
 

@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
-#include <span>
+
+#include "kernels/logit_adjustment.h"
 
 namespace automodeld {
 
@@ -11,119 +12,196 @@ namespace {
 
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
-at::Tensor Tokens(std::span<const TokenId> ids) {
-  return at::tensor(at::ArrayRef<TokenId>(ids.data(), ids.size()), at::kInt).to(at::kLong);
-}
+bool IsTooShort(const BatchItem& item) { return item.num_generated < item.request->sampling.min_tokens; }
 
 bool NeedsAdjusting(const BatchItem& item) {
   const SamplingParams& params = item.request->sampling;
-  return params.has_penalties() || !params.logit_bias.empty() ||
-         (item.num_generated < params.min_tokens && !params.stop_token_ids.empty());
+  return params.has_penalties() || !params.logit_bias.empty() || (IsTooShort(item) && !params.stop_token_ids.empty());
 }
 
-int MostLogprobs(const std::vector<SampledRow>& rows) {
-  int most = -1;
-  for (const SampledRow& row : rows) most = std::max(most, row.item->request->sampling.logprobs);
-  return most;
+// A request's entries in adjust_logits' bias: a mask is one of minus infinity.
+template <typename Visit>
+void ForEachBias(const BatchItem& item, const Visit& visit) {
+  const SamplingParams& params = item.request->sampling;
+  for (const auto& [id, value] : params.logit_bias) visit(id, value);
+  if (!IsTooShort(item)) return;
+  for (const TokenId id : params.stop_token_ids) visit(id, kMasked);
+}
+
+int64_t CountBiases(const std::vector<SampledRow>& rows) {
+  int64_t entries = 0;
+  for (const SampledRow& row : rows) ForEachBias(*row.item, [&entries](TokenId, float) { ++entries; });
+  return entries;
+}
+
+template <typename T>
+std::span<T> Span(at::Tensor& host) {
+  return {host.mutable_data_ptr<T>(), static_cast<size_t>(host.numel())};
 }
 
 }  // namespace
+
+void FillColumns(const std::vector<SampledRow>& rows, const SamplingColumns& columns) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const BatchItem& item = *rows[i].item;
+    const SamplingParams& params = item.request->sampling;
+    columns.temperature[i] = params.temperature;
+    columns.top_p[i] = params.top_p;
+    columns.min_p[i] = params.min_p;
+    columns.top_k[i] = params.top_k;
+    columns.seeds[i] = std::bit_cast<int64_t>(params.seed);
+    columns.positions[i] = item.position + item.num_tokens;
+    columns.slots[i] = item.slot;
+  }
+}
+
+bool IsPlain(const std::vector<SampledRow>& rows) {
+  return std::ranges::none_of(rows, [](const SampledRow& row) {
+    return NeedsAdjusting(*row.item) || row.item->request->sampling.logprobs >= 0;
+  });
+}
 
 Sampler::Sampler(const Ops& ops, int max_num_seqs, int64_t vocab_size, at::Device device)
     : ops_(ops),
       vocab_size_(vocab_size),
       device_(device),
-      last_tokens_(at::zeros({max_num_seqs}, at::TensorOptions(device).dtype(at::kLong))),
-      counts_(static_cast<size_t>(max_num_seqs)) {}
+      last_tokens_(at::zeros({max_num_seqs + 1}, at::TensorOptions(device).dtype(at::kLong))),
+      count_rows_(static_cast<size_t>(max_num_seqs), -1) {}
 
-at::Tensor Sampler::ToDevice(const at::Tensor& host) const {
-  return device_.is_cpu() ? host : host.pin_memory().to(device_, /*non_blocking=*/true);
+Sampler::Parcel Sampler::MakeParcel(int64_t num_longs, int64_t num_floats) const {
+  const auto options = at::TensorOptions().pinned_memory(!device_.is_cpu());
+  return {at::empty({num_longs}, options.dtype(at::kLong)), at::empty({num_floats}, options.dtype(at::kFloat))};
+}
+
+Sampler::Parcel Sampler::Send(const Parcel& host) const {
+  return {host.longs.to(device_, /*non_blocking=*/true), host.floats.to(device_, /*non_blocking=*/true)};
+}
+
+int64_t Sampler::AddCountRow() {
+  if (free_rows_.empty()) {
+    const int64_t rows = counts_.defined() ? counts_.size(0) : 0, slots = static_cast<int64_t>(count_rows_.size());
+    const int64_t capacity = std::min(slots, std::max<int64_t>(2 * rows, 1));
+    at::Tensor grown = at::empty({capacity, vocab_size_}, at::TensorOptions(device_).dtype(at::kInt));
+    if (rows > 0) grown.narrow(0, 0, rows).copy_(counts_);
+    counts_ = std::move(grown);
+    for (int64_t row = capacity - 1; row >= rows; --row) free_rows_.push_back(row);
+  }
+  const int64_t row = free_rows_.back();
+  free_rows_.pop_back();
+  counts_[row].zero_();
+  return row;
 }
 
 void Sampler::ResetSlot(const BatchItem& item) {
-  Counts& counts = counts_[static_cast<size_t>(item.slot)];
-  counts = Counts{};
+  int64_t& row = count_rows_[static_cast<size_t>(item.slot)];
+  if (row >= 0) free_rows_.push_back(row);
+  row = -1;
+  if (counts_.defined() && static_cast<int64_t>(free_rows_.size()) == counts_.size(0)) {
+    counts_ = at::Tensor();
+    free_rows_.clear();
+  }
   if (item.request->kind != Request::Kind::kGenerate || !item.request->sampling.has_penalties()) return;
-  const size_t prompt_size = std::min(item.request->prompt.size(), item.context.size());
-  const at::Tensor prompt = ToDevice(Tokens(item.context.first(prompt_size)));
-  const at::Tensor completion = ToDevice(Tokens(item.context.subspan(prompt_size)));
-  const at::TensorOptions options(device_);
-  counts.in_prompt = at::zeros({vocab_size_}, options.dtype(at::kBool)).index_fill_(0, prompt, true);
-  counts.in_completion = at::zeros({vocab_size_}, options.dtype(at::kInt));
-  counts.in_completion.index_add_(0, completion, at::ones_like(completion, at::kInt));
+  row = AddCountRow();
+  Parcel context = MakeParcel(static_cast<int64_t>(item.context.size()), 0);
+  std::ranges::copy(item.context, Span<int64_t>(context.longs).begin());
+  const auto prompt_size = static_cast<int64_t>(std::min(item.request->prompt.size(), item.context.size()));
+  const at::Tensor tokens = Send(context).longs,
+                   completion = tokens.narrow(0, prompt_size, tokens.size(0) - prompt_size);
+  counts_[row].index_fill_(0, tokens.narrow(0, 0, prompt_size), int64_t{kInPrompt});
+  counts_[row].index_add_(0, completion, at::ones_like(completion, at::kInt));
 }
 
-void Sampler::Penalise(at::Tensor logits, const SamplingParams& params, const Counts& counts) const {
-  const at::Tensor made = counts.in_completion > 0;
-  if (params.repetition_penalty != 1.0F) {
-    const at::Tensor scaled =
-        at::where(logits > 0, logits / params.repetition_penalty, logits * params.repetition_penalty);
-    logits.copy_(at::where(made.logical_or(counts.in_prompt), scaled, logits));
+at::Tensor Sampler::Adjust(const at::Tensor& logits, const std::vector<SampledRow>& rows,
+                           at::Tensor& count_rows) const {
+  const auto num_rows = static_cast<int64_t>(rows.size());
+  const int64_t num_entries = CountBiases(rows);
+  Parcel host = MakeParcel(2 * num_rows + 1 + num_entries, 3 * num_rows + num_entries);
+  const std::span<int64_t> longs = Span<int64_t>(host.longs), offsets = longs.subspan(rows.size(), rows.size() + 1),
+                           ids = longs.subspan(2 * rows.size() + 1);
+  const std::span<float> floats = Span<float>(host.floats), values = floats.subspan(3 * rows.size());
+  size_t entry = 0;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const SamplingParams& params = rows[i].item->request->sampling;
+    longs[i] = count_rows_[static_cast<size_t>(rows[i].item->slot)];
+    floats[i] = params.repetition_penalty;
+    floats[rows.size() + i] = params.frequency_penalty;
+    floats[2 * rows.size() + i] = params.presence_penalty;
+    offsets[i] = static_cast<int64_t>(entry);
+    ForEachBias(*rows[i].item, [&](TokenId id, float value) {
+      ids[entry] = id;
+      values[entry++] = value;
+    });
   }
-  logits.sub_(counts.in_completion * params.frequency_penalty + made * params.presence_penalty);
+  offsets[rows.size()] = num_entries;
+
+  const Parcel sent = Send(host);
+  count_rows = sent.longs.narrow(0, 0, num_rows);
+  const at::Tensor none = at::empty({0, vocab_size_}, at::TensorOptions(device_).dtype(at::kInt));
+  return ops_.adjust_logits(
+      logits, counts_.defined() ? counts_ : none, count_rows,
+      sent.floats.narrow(0, 0, 3 * num_rows).view({3, num_rows}), sent.longs.narrow(0, num_rows, num_rows + 1),
+      sent.longs.narrow(0, 2 * num_rows + 1, num_entries), sent.floats.narrow(0, 3 * num_rows, num_entries));
 }
 
-void Sampler::Adjust(at::Tensor logits, const BatchItem& item) {
-  const SamplingParams& params = item.request->sampling;
-  if (!params.logit_bias.empty()) {
-    std::vector<TokenId> ids;
-    std::vector<float> values;
-    for (const auto& [id, value] : params.logit_bias) {
-      ids.push_back(id);
-      values.push_back(value);
-    }
-    logits.index_add_(0, ToDevice(Tokens(ids)), ToDevice(at::tensor(values, at::kFloat)));
-  }
-  if (params.has_penalties()) Penalise(logits, params, counts_[static_cast<size_t>(item.slot)]);
-  if (item.num_generated < params.min_tokens && !params.stop_token_ids.empty()) {
-    logits.index_fill_(0, ToDevice(Tokens(params.stop_token_ids)), kMasked);
-  }
+at::Tensor Sampler::Draw(const at::Tensor& logits, const SamplingTensors& params) {
+  at::Tensor tokens =
+      ops_.sample(logits, params.temperature, params.top_k, params.top_p, params.min_p, params.seeds, params.positions);
+  last_tokens_.index_copy_(0, params.slots, tokens);
+  return tokens;
 }
 
-at::Tensor Sampler::Draw(const at::Tensor& logits, const std::vector<SampledRow>& rows) const {
-  std::vector<float> temperature, top_p, min_p;
-  std::vector<int64_t> top_k, seeds, positions;
-  for (const SampledRow& row : rows) {
-    const SamplingParams& params = row.item->request->sampling;
-    temperature.push_back(params.temperature);
-    top_p.push_back(params.top_p);
-    min_p.push_back(params.min_p);
-    top_k.push_back(params.top_k);
-    seeds.push_back(std::bit_cast<int64_t>(params.seed));
-    positions.push_back(row.item->position + row.item->num_tokens);
-  }
-  const auto floats = [this](const std::vector<float>& v) { return ToDevice(at::tensor(v, at::kFloat)); };
-  const auto longs = [this](const std::vector<int64_t>& v) { return ToDevice(at::tensor(v, at::kLong)); };
-  return ops_.sample(logits, floats(temperature), longs(top_k), floats(top_p), floats(min_p), longs(seeds),
-                     longs(positions));
-}
-
-SampledTokens Sampler::Sample(at::Tensor logits, const std::vector<SampledRow>& rows) {
+SampledTokens Sampler::Sample(const at::Tensor& logits, const SamplingTensors& params,
+                              const std::vector<SampledRow>& rows) {
   SampledTokens result;
-  const int most = MostLogprobs(rows);
-  at::Tensor log_softmax;  // of the model's own logits, before bias and penalties
+  std::vector<int64_t> asking;
+  int most = -1;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const int asked = rows[i].item->request->sampling.logprobs;
+    if (asked >= 0) asking.push_back(static_cast<int64_t>(i));
+    most = std::max(most, asked);
+  }
+  at::Tensor asking_rows, log_softmax;  // of the model's own logits, before bias and penalties
   if (most >= 0) {
-    log_softmax = at::log_softmax(logits, -1, at::kFloat);
+    Parcel host = MakeParcel(static_cast<int64_t>(asking.size()), 0);
+    std::ranges::copy(asking, Span<int64_t>(host.longs).begin());
+    asking_rows = Send(host).longs;
+    log_softmax = at::log_softmax(logits.index_select(0, asking_rows), -1, at::kFloat);
     std::tie(result.top_logprobs, result.top_tokens) = log_softmax.topk(std::min<int64_t>(most, vocab_size_), -1);
   }
-  if (std::any_of(rows.begin(), rows.end(), [](const SampledRow& row) { return NeedsAdjusting(*row.item); })) {
-    logits = logits.to(at::kFloat);
-  }
-  std::vector<int64_t> slots;
-  for (size_t i = 0; i < rows.size(); ++i) {
-    if (NeedsAdjusting(*rows[i].item)) Adjust(logits[static_cast<int64_t>(i)], *rows[i].item);
-    slots.push_back(rows[i].item->slot);
-  }
-  result.tokens = Draw(logits, rows);
-  last_tokens_.index_copy_(0, ToDevice(at::tensor(slots, at::kLong)), result.tokens);
-  if (most >= 0) result.logprobs = log_softmax.gather(-1, result.tokens.unsqueeze(-1)).squeeze(-1);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const Counts& counts = counts_[static_cast<size_t>(rows[i].item->slot)];
-    if (!counts.in_completion.defined()) continue;
-    counts.in_completion.index_add_(0, result.tokens.narrow(0, static_cast<int64_t>(i), 1),
-                                    at::ones({1}, counts.in_completion.options()));
+  const bool adjusts = std::ranges::any_of(rows, [](const SampledRow& row) { return NeedsAdjusting(*row.item); });
+  at::Tensor count_rows;
+  result.tokens = Draw(adjusts ? Adjust(logits, rows, count_rows) : logits, params);
+  if (adjusts && counts_.defined()) ops_.count_tokens(counts_, count_rows, result.tokens);
+  if (most >= 0) {
+    const at::Tensor chosen = result.tokens.index_select(0, asking_rows).unsqueeze(-1);
+    result.logprobs = log_softmax.gather(-1, chosen).squeeze(-1);
   }
   return result;
+}
+
+SampledTokens Sampler::Sample(const at::Tensor& logits, const std::vector<SampledRow>& rows) {
+  const size_t n = rows.size();
+  Parcel host = MakeParcel(static_cast<int64_t>(4 * n), static_cast<int64_t>(3 * n));
+  const std::span<int64_t> longs = Span<int64_t>(host.longs);
+  const std::span<float> floats = Span<float>(host.floats);
+  FillColumns(rows, {.temperature = floats.first(n),
+                     .top_p = floats.subspan(n, n),
+                     .min_p = floats.subspan(2 * n),
+                     .top_k = longs.first(n),
+                     .seeds = longs.subspan(n, n),
+                     .positions = longs.subspan(2 * n, n),
+                     .slots = longs.subspan(3 * n)});
+  const Parcel sent = Send(host);
+  const std::vector<at::Tensor> f = sent.floats.chunk(3), l = sent.longs.chunk(4);
+  return Sample(logits,
+                {.temperature = f[0],
+                 .top_p = f[1],
+                 .min_p = f[2],
+                 .top_k = l[0],
+                 .seeds = l[1],
+                 .positions = l[2],
+                 .slots = l[3]},
+                rows);
 }
 
 }  // namespace automodeld

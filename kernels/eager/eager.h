@@ -25,6 +25,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> QkvRopeWriteKv(
 
 std::tuple<at::Tensor, at::Tensor> ActMul(const at::Tensor& gate_up, const std::string& activation, bool quantize);
 
+at::Tensor AdjustLogits(const at::Tensor& logits, const at::Tensor& counts, const at::Tensor& count_rows,
+                        const at::Tensor& penalties, const at::Tensor& bias_offsets, const at::Tensor& bias_ids,
+                        const at::Tensor& bias_values);
+
+at::Tensor CountTokens(const at::Tensor& counts, const at::Tensor& count_rows, const at::Tensor& tokens);
+
 at::Tensor Sample(const at::Tensor& logits, const at::Tensor& temperature, const at::Tensor& top_k,
                   const at::Tensor& top_p, const at::Tensor& min_p, const at::Tensor& seeds,
                   const at::Tensor& positions);

@@ -88,7 +88,7 @@ TEST(Fused, SixteenBitVersionsRoundWhereEagerRounds) {
 
 TEST(Fused, EveryOpHasAVersionForTheCpu) {
   const FusedOps found = FindFusedOps(EagerOps(), OpNames(), at::kCPU, at::kBFloat16);
-  EXPECT_EQ(found.patched.size(), 5);
+  EXPECT_EQ(found.patched.size(), OpNames().size());
   EXPECT_TRUE(found.unpatched.empty());
   EXPECT_EQ(found.ops.rms_norm.version, "cpu");
   EXPECT_EQ(found.ops.rms_norm.schema, EagerOps().rms_norm.schema);
@@ -105,7 +105,7 @@ TEST(Fused, OnlyTheOpsAskedForAreReplaced) {
 TEST(Fused, WhatHasNoVersionStaysEagerAndIsNamed) {
   const FusedOps found = FindFusedOps(EagerOps(), OpNames(), at::kCPU, at::kDouble);
   EXPECT_TRUE(found.patched.empty());
-  ASSERT_EQ(found.unpatched.size(), 5);
+  ASSERT_EQ(found.unpatched.size(), OpNames().size());
   EXPECT_EQ(found.unpatched[0],
             (std::pair<std::string, std::string>("rms_norm", "no fused version for cpu and Double")));
   EXPECT_EQ(found.ops.rms_norm.version, "eager");

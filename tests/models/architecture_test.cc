@@ -35,6 +35,8 @@ Ops RecordingOps(std::set<std::string>& called) {
   Record(ops.layer_norm, called);
   Record(ops.qkv_rope_write_kv, called);
   Record(ops.act_mul, called);
+  Record(ops.adjust_logits, called);
+  Record(ops.count_tokens, called);
   Record(ops.sample, called);
   return ops;
 }
@@ -66,11 +68,12 @@ std::unique_ptr<Runner> MakeRunner(const Architecture& row, const Ops& ops) {
   return MakeModelRunner(std::move(parts), fallbacks, notes).value();
 }
 
-// One step with one whole prompt.
+// One step with one whole prompt, with every kind of operation that a request can ask for.
 absl::Status RunPrompt(Runner& runner) {
   Request request;
   request.prompt = {1, 2, 3};
   request.kind = runner.limits().ragged ? Request::Kind::kEmbed : Request::Kind::kGenerate;
+  request.sampling.presence_penalty = 1.0F;
   const std::vector<PageId> pages = {1};
   BatchItem item;
   item.request = &request;

@@ -80,6 +80,7 @@ TEST_F(OpOverrides, LieOverTheFusedVersions) {
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   EXPECT_THAT(loaded->report.patches,
               testing::ElementsAre(IsPatch("qkv_rope_write_kv", "cpu"), IsPatch("act_mul", "cpu"),
+                                   IsPatch("adjust_logits", "cpu"), IsPatch("count_tokens", "cpu"),
                                    IsPatch("sample", "cpu"), IsPatch("rms_norm", "mycorp::rms_norm")));
 }
 
@@ -139,7 +140,9 @@ TEST_F(OpOverrides, AreNoFallbackIfRefused) {
 
 TEST_F(OpOverrides, UnknownOperationsAreToldTheKnownOnes) {
   options_.op_overrides = {{"softmax", "mycorp::rms_norm"}};
-  ExpectRefused("op_overrides: \"softmax\" is not one of rms_norm, layer_norm, qkv_rope_write_kv, act_mul, sample");
+  ExpectRefused(
+      "op_overrides: \"softmax\" is not one of rms_norm, layer_norm, qkv_rope_write_kv, act_mul, "
+      "adjust_logits, count_tokens, sample");
 }
 
 TEST_F(OpOverrides, OperationsThatTheArchitectureDoesNotCallAreRefused) {

@@ -1,0 +1,87 @@
+// Clusters: up to 8 blocks of a grid that run at the same time and see each other's shared memory. Hopper and later; on
+// other architectures the functions below do nothing, and LaunchClusters must not be called.
+//
+//   __global__ void sum_kernel(...) {
+//     __shared__ int parts[8];
+//     ClusterArrive();  // at the start: a peer's memory may be touched once it has arrived
+//     ...
+//     ClusterWait();
+//     if (threadIdx.x < ClusterSize()) Peer(parts, threadIdx.x)[ClusterRank()] = mine;
+//     ClusterSync();  // now `parts` holds every block's number, and no peer's memory is touched from here on
+//   }
+#ifndef KERNELS_CUDA_CLUSTER_H_
+#define KERNELS_CUDA_CLUSTER_H_
+
+#include "kernels/cuda/launch.h"
+
+namespace automodeld {
+
+// Every thread of the cluster calls both, in turn; what was written before Arrive can be read after Wait.
+__device__ inline void ClusterArrive() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+#endif
+}
+
+__device__ inline void ClusterWait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#endif
+}
+
+__device__ inline void ClusterSync() {
+  ClusterArrive();
+  ClusterWait();
+}
+
+__device__ inline uint32_t ClusterRank() {
+  uint32_t rank = 0;
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+  return rank;
+}
+
+__device__ inline uint32_t ClusterSize() {
+  uint32_t size = 1;
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+#endif
+  return size;
+}
+
+// Block `rank`'s copy of a variable in shared memory.
+template <typename T>
+__device__ T* Peer(T* mine, uint32_t rank) {
+  T* peer = mine;
+#if __CUDA_ARCH__ >= 900
+  asm("mapa.u64 %0, %1, %2;" : "=l"(peer) : "l"(mine), "r"(rank));
+#endif
+  return peer;
+}
+
+// As Launch, with the grid's blocks in clusters of `cluster` along x, which divides the grid's.
+template <typename... Params, typename... Args>
+void LaunchClusters(void (*kernel)(Params...), unsigned cluster, dim3 grid, dim3 block, size_t shared_bytes,
+                    Args&&... args) {
+  C10_CUDA_CHECK(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = cluster;
+  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = c10::cuda::getCurrentCUDAStream();
+  config.attrs = attributes;
+  config.numAttrs = 2;
+  C10_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
+}
+
+}  // namespace automodeld
+
+#endif  // KERNELS_CUDA_CLUSTER_H_
