@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -112,6 +113,11 @@ class ModelStep final : public LaunchedStep {
   std::optional<c10::Event> done_;
 };
 
+template <typename T>
+int64_t Size(const std::vector<T>& values) {
+  return static_cast<int64_t>(values.size());
+}
+
 // A stream of the model's own, so that models do not wait for one another and steps can be recorded; on a CPU none.
 std::optional<c10::Stream> NewStream(at::Device device) {
   if (device.is_cpu()) return std::nullopt;
@@ -177,15 +183,15 @@ class ModelRunner final : public Runner {
     auto step = std::make_unique<ModelStep>(batch.size(), device_);
     const bool decode_only = batch.decode.size() == batch.size();
     if (DecodeGraph* graph = decode_only ? graphs_.Find(batch.size()) : nullptr) {
-      Prepare(batch, graph->rows, {}, graph->inputs);
-      graph->graph->Launch();
-      step->AddTokens(sampler_.Sample(graph->results.narrow(0, 0, static_cast<int64_t>(rows.size())), rows), rows);
+      Prepare(batch, graph->rows, rows, graph->rows, graph->inputs);
+      graph->forward->Launch();
+      step->AddTokens(DrawFrom(*graph, rows), rows);
     } else {
-      Prepare(batch, static_cast<int64_t>(batch.decode.size()), rows, {});
+      Prepare(batch, Size(batch.decode), rows, Size(rows), {});
       const at::Tensor hidden = parts_.model->Forward(StepInputs());
       if (!rows.empty()) {
         const at::Tensor picked = hidden.index_select(0, upload_.Get(sampled_rows_));
-        step->AddTokens(sampler_.Sample(parts_.model->Logits(picked), rows), rows);
+        step->AddTokens(sampler_.Sample(parts_.model->Logits(picked), sampling_.Get(upload_), rows), rows);
       }
       PoolRows(batch, hidden, *step);
     }
@@ -193,15 +199,30 @@ class ModelRunner final : public Runner {
     return step;
   }
 
-  // Sends what the host knows of a step and plans attention.
-  void Prepare(const Batch& batch, int64_t num_decode, const std::vector<SampledRow>& rows, const at::Tensor& to) {
-    std::vector<int64_t> sampled_rows;
-    for (const SampledRow& row : rows) sampled_rows.push_back(row.row);
+  SampledTokens DrawFrom(DecodeGraph& graph, const std::vector<SampledRow>& rows) {
+    const int64_t num_rows = Size(rows);
+    if (!IsPlain(rows)) {
+      return sampler_.Sample(graph.logits.narrow(0, 0, num_rows), sampling_.Get(upload_).Narrow(num_rows), rows);
+    }
+    graph.draw->Launch();
+    return {.tokens = graph.tokens.narrow(0, 0, num_rows), .logprobs = {}, .top_logprobs = {}, .top_tokens = {}};
+  }
+
+  // Sends what the host knows of a step, with rows of padding up to num_decode and num_sampled, and plans attention.
+  void Prepare(const Batch& batch, int64_t num_decode, const std::vector<SampledRow>& rows, int64_t num_sampled,
+               const at::Tensor& to) {
+    AddColumns(batch, num_decode, rows, num_sampled);
+    upload_.Send(to);
+    parts_.attention->Plan(packer_.Sequences(batch, num_decode));
+  }
+
+  void AddColumns(const Batch& batch, int64_t num_decode, const std::vector<SampledRow>& rows, int64_t num_sampled) {
+    std::vector<int64_t> sampled_rows(static_cast<size_t>(num_sampled), 0);
+    std::ranges::transform(rows, sampled_rows.begin(), &SampledRow::row);
     upload_.Clear();
     packer_.Add(batch, num_decode, upload_);
     sampled_rows_ = upload_.Add(sampled_rows);
-    upload_.Send(to);
-    parts_.attention->Plan(packer_.Sequences(batch, num_decode));
+    sampling_.Add(rows, static_cast<size_t>(num_sampled), parts_.limits.max_num_seqs, upload_);
   }
 
   Inputs StepInputs() const {
@@ -213,11 +234,12 @@ class ModelRunner final : public Runner {
 
   // A step of padding, to be recorded.
   DecodeGraphs::Step PaddedStep(int64_t rows) {
-    upload_.Clear();
-    packer_.Add({}, rows, upload_);
+    AddColumns({}, rows, {}, rows);
     const at::Tensor inputs = at::empty({upload_.bytes()}, at::TensorOptions(at::kByte).device(device_));
-    Prepare({}, rows, {}, inputs);
-    return {inputs, [this] { return parts_.model->Logits(parts_.model->Forward(StepInputs())); }};
+    Prepare({}, rows, {}, rows, inputs);
+    return {.inputs = inputs,
+            .forward = [this] { return parts_.model->Logits(parts_.model->Forward(StepInputs())); },
+            .draw = [this](const at::Tensor& logits) { return sampler_.Draw(logits, sampling_.Get(upload_)); }};
   }
 
   int64_t PagesOf(int tokens) const { return (tokens + parts_.limits.page_size - 1) / parts_.limits.page_size; }
@@ -263,6 +285,7 @@ class ModelRunner final : public Runner {
   StepUpload upload_;
   StepUpload::Column sampled_rows_ = 0;
   InputPacker packer_;
+  SamplingPacker sampling_;
   Sampler sampler_;
   std::vector<PoolState> pools_;  // by slot: vectors whose prompt comes in chunks
   DecodeGraphs graphs_;

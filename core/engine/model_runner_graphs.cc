@@ -15,10 +15,12 @@ DecodeGraphs::DecodeGraphs(c10::Device device, int64_t max_rows, const std::func
   if (graphs_ == nullptr) return;
   for (int64_t rows = 1; rows / 2 < std::min(max_rows, kMostRows); rows *= 2) {
     const Step step = prepare(rows);
-    step.work();  // loads kernels and makes workspaces, which recording may not
-    DecodeGraph bucket{.rows = rows, .inputs = step.inputs, .results = {}, .graph = nullptr};
-    bucket.graph = graphs_->Record([&] { bucket.results = step.work(); });
-    buckets_.push_back(std::move(bucket));
+    step.draw(step.forward());  // loads kernels and makes workspaces, which recording may not
+    DecodeGraph& bucket = buckets_.emplace_back();
+    bucket.rows = rows;
+    bucket.inputs = step.inputs;
+    bucket.forward = graphs_->Record([&] { bucket.logits = step.forward(); });
+    bucket.draw = graphs_->Record([&] { bucket.tokens = step.draw(bucket.logits); });
   }
 }
 

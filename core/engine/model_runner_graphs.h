@@ -1,5 +1,5 @@
-// Decode steps as CUDA graphs: one per bucket of rows, each from the slots' last tokens to logits. Part of the model
-// runner.
+// Decode steps as CUDA graphs, for buckets of rows: one from the slots' last tokens to logits, and one from these to
+// the next tokens, for steps whose rows ask for no more than a draw. Part of the model runner.
 //
 //   DecodeGraphs graphs(*MakeDeviceGraphs(device), 256, record);
 //   if (const DecodeGraph* graph = graphs.Find(5)) …   // of 8 rows: three are padding
@@ -19,17 +19,19 @@ namespace automodeld {
 // A step of so many rows that was recorded.
 struct DecodeGraph {
   int64_t rows = 0;
-  at::Tensor inputs;   // uint8: where the step's upload goes
-  at::Tensor results;  // what `work` gave; overwritten at each launch of any of the graphs
-  std::unique_ptr<DeviceGraph> graph;
+  at::Tensor inputs;  // uint8: where the step's upload goes
+  at::Tensor logits;  // [rows, vocab], of `forward`; overwritten when any of the graphs is launched
+  at::Tensor tokens;  // [rows] int64, of `draw`; likewise
+  std::unique_ptr<DeviceGraph> forward, draw;
 };
 
 class DecodeGraphs {
  public:
-  // A step that can be recorded: its inputs have been sent to `inputs`, and launching `work` gives its results.
+  // A step that can be recorded: its inputs have been sent to `inputs`, forward gives logits, and draw tokens.
   struct Step {
     at::Tensor inputs;
-    std::function<at::Tensor()> work;
+    std::function<at::Tensor()> forward;
+    std::function<at::Tensor(const at::Tensor& logits)> draw;
   };
 
   DecodeGraphs() = default;

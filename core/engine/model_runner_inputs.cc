@@ -69,4 +69,32 @@ AttentionStep InputPacker::Sequences(const Batch& batch, int64_t num_decode) con
   return step;
 }
 
+void SamplingPacker::Add(const std::vector<SampledRow>& rows, size_t num_rows, int64_t padding_slot,
+                         StepUpload& upload) {
+  for (auto* values : {&temperature_, &top_p_, &min_p_}) values->assign(num_rows, 0.0F);
+  for (auto* values : {&top_k_, &seeds_, &positions_}) values->assign(num_rows, 0);
+  slots_.assign(num_rows, padding_slot);
+  FillColumns(rows, {.temperature = temperature_,
+                     .top_p = top_p_,
+                     .min_p = min_p_,
+                     .top_k = top_k_,
+                     .seeds = seeds_,
+                     .positions = positions_,
+                     .slots = slots_});
+  columns_.clear();
+  for (const auto* values : {&temperature_, &top_p_, &min_p_}) columns_.push_back(upload.Add(*values));
+  for (const auto* values : {&top_k_, &seeds_, &positions_, &slots_}) columns_.push_back(upload.Add(*values));
+}
+
+SamplingTensors SamplingPacker::Get(const StepUpload& upload) const {
+  const auto column = [&](size_t i) { return upload.Get(columns_[i]); };
+  return {.temperature = column(0),
+          .top_p = column(1),
+          .min_p = column(2),
+          .top_k = column(3),
+          .seeds = column(4),
+          .positions = column(5),
+          .slots = column(6)};
+}
+
 }  // namespace automodeld

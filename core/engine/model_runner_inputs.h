@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/engine/batch.h"
+#include "core/engine/model_runner_sampler.h"
 #include "core/engine/model_runner_upload.h"
 #include "core/layers/inputs.h"
 #include "kernels/attention.h"
@@ -50,6 +51,20 @@ class InputPacker {
   std::vector<int64_t> token_ids_;     // of prefill and ragged rows
   std::vector<int64_t> decode_slots_;  // of decode rows
   StepUpload::Column positions_column_ = 0, kv_slots_column_ = 0, token_ids_column_ = 0, decode_slots_column_ = 0;
+};
+
+// The parameters of a step's draws, on their way to the device.
+class SamplingPacker {
+ public:
+  // num_rows: at least rows.size(). Those that are too many are greedy, and their tokens go to padding_slot.
+  void Add(const std::vector<SampledRow>& rows, size_t num_rows, int64_t padding_slot, StepUpload& upload);
+  // After the upload was sent.
+  SamplingTensors Get(const StepUpload& upload) const;
+
+ private:
+  std::vector<float> temperature_, top_p_, min_p_;
+  std::vector<int64_t> top_k_, seeds_, positions_, slots_;
+  std::vector<StepUpload::Column> columns_;  // in this order
 };
 
 }  // namespace automodeld

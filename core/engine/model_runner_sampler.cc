@@ -61,6 +61,17 @@ bool IsPlain(const std::vector<SampledRow>& rows) {
   });
 }
 
+SamplingTensors SamplingTensors::Narrow(int64_t rows) const {
+  const auto first = [rows](const at::Tensor& t) { return t.narrow(0, 0, rows); };
+  return {.temperature = first(temperature),
+          .top_p = first(top_p),
+          .min_p = first(min_p),
+          .top_k = first(top_k),
+          .seeds = first(seeds),
+          .positions = first(positions),
+          .slots = first(slots)};
+}
+
 Sampler::Sampler(const Ops& ops, int max_num_seqs, int64_t vocab_size, at::Device device)
     : ops_(ops),
       vocab_size_(vocab_size),
@@ -177,31 +188,6 @@ SampledTokens Sampler::Sample(const at::Tensor& logits, const SamplingTensors& p
     result.logprobs = log_softmax.gather(-1, chosen).squeeze(-1);
   }
   return result;
-}
-
-SampledTokens Sampler::Sample(const at::Tensor& logits, const std::vector<SampledRow>& rows) {
-  const size_t n = rows.size();
-  Parcel host = MakeParcel(static_cast<int64_t>(4 * n), static_cast<int64_t>(3 * n));
-  const std::span<int64_t> longs = Span<int64_t>(host.longs);
-  const std::span<float> floats = Span<float>(host.floats);
-  FillColumns(rows, {.temperature = floats.first(n),
-                     .top_p = floats.subspan(n, n),
-                     .min_p = floats.subspan(2 * n),
-                     .top_k = longs.first(n),
-                     .seeds = longs.subspan(n, n),
-                     .positions = longs.subspan(2 * n, n),
-                     .slots = longs.subspan(3 * n)});
-  const Parcel sent = Send(host);
-  const std::vector<at::Tensor> f = sent.floats.chunk(3), l = sent.longs.chunk(4);
-  return Sample(logits,
-                {.temperature = f[0],
-                 .top_p = f[1],
-                 .min_p = f[2],
-                 .top_k = l[0],
-                 .seeds = l[1],
-                 .positions = l[2],
-                 .slots = l[3]},
-                rows);
 }
 
 }  // namespace automodeld

@@ -35,6 +35,8 @@ struct SamplingColumns {
 struct SamplingTensors {
   at::Tensor temperature, top_p, min_p;       // [rows] float32
   at::Tensor top_k, seeds, positions, slots;  // [rows] int64
+
+  SamplingTensors Narrow(int64_t rows) const;  // the first ones
 };
 
 void FillColumns(const std::vector<SampledRow>& rows, const SamplingColumns& columns);
@@ -63,8 +65,6 @@ class Sampler {
 
   // Any step. `rows` are those of logits and params.
   SampledTokens Sample(const at::Tensor& logits, const SamplingTensors& params, const std::vector<SampledRow>& rows);
-  // Sends the parameters itself.
-  SampledTokens Sample(const at::Tensor& logits, const std::vector<SampledRow>& rows);
 
   // By slot, on the device; one more for the rows that only fill a graph's batch. [max_num_seqs + 1] int64
   const at::Tensor& last_tokens() const { return last_tokens_; }
