@@ -16,7 +16,16 @@ absl::StatusOr<std::unique_ptr<AttentionBackend>> MakeAttention(const std::strin
     return absl::UnimplementedError(fmt::format("attention '{}' is none of flash_attention_2, sdpa, eager", name));
   }
   if (needs.device.is_cpu()) return MakeCpuFlashAttention(needs);
-  return absl::UnimplementedError("flash_attention_2 has no CUDA version in this build yet");
+#if AUTOMODELD_CUDA
+  return MakeCudaFlashAttention(needs);
+#else
+  return absl::UnimplementedError("flash_attention_2 has no CUDA version in this build");
+#endif
+}
+
+absl::Status RefuseCapAndSinks(const std::string& name, const AttentionNeeds& needs) {
+  if (!needs.soft_cap && !needs.sinks) return absl::OkStatus();
+  return absl::UnimplementedError(fmt::format("{} has no {}", name, needs.soft_cap ? "soft cap" : "sinks"));
 }
 
 AttentionFactors FactorsOf(const AttentionLayer& layer, const KvCache* kv) {

@@ -51,8 +51,8 @@ struct AttentionLayer {
   double k_scale = 1.0;  // of the layer's keys and values in a float8_e4m3fn cache (kernels/kv_cache.h)
   double v_scale = 1.0;
   double soft_cap = 0.0;  // scores become soft_cap * tanh(score / soft_cap), before the mask; 0: as they are
-  at::Tensor sinks =
-      {};  // [num_heads] float32: one score more in each row's softmax, without a value; may be undefined
+  // [num_heads] float32: one score more in each row's softmax, without a value; may be undefined
+  at::Tensor sinks = {};
   bool quantize = false;  // the result is quantised row by row, as QuantizeRows (kernels/fp8.h) does
 };
 

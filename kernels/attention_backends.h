@@ -17,6 +17,10 @@ using AttentionOr = absl::StatusOr<std::unique_ptr<AttentionBackend>>;
 AttentionOr MakeEagerAttention(const AttentionNeeds& needs);
 AttentionOr MakeSdpaAttention(const AttentionNeeds& needs, std::span<const SdpaBackend> order);
 AttentionOr MakeCpuFlashAttention(const AttentionNeeds& needs);
+AttentionOr MakeCudaFlashAttention(const AttentionNeeds& needs);  // in builds with CUDA
+
+// UNIMPLEMENTED where `needs` has a soft cap or sinks, which `name` does not know.
+absl::Status RefuseCapAndSinks(const std::string& name, const AttentionNeeds& needs);
 
 // What the scores of a layer and its results are multiplied with: over elements as a cache holds them the cache's
 // scales are in it; `kv` null: for ragged rows.

@@ -182,6 +182,7 @@ class SdpaAttention final : public AttentionBackend {
 }  // namespace
 
 AttentionOr MakeSdpaAttention(const AttentionNeeds& needs, std::span<const SdpaBackend> order) {
+  if (absl::Status status = RefuseCapAndSinks("sdpa", needs); !status.ok()) return status;
   absl::StatusOr<SdpaKernel> kernel = ChooseSdpaKernel(needs, order);
   if (!kernel.ok()) return kernel.status();
   return std::make_unique<SdpaAttention>(*std::move(kernel), needs.device);

@@ -170,6 +170,7 @@ AttentionOr MakeCpuFlashAttention(const AttentionNeeds& needs) {
     return absl::UnimplementedError(std::string("flash_attention_2 has no CPU version for ") +
                                     c10::toString(needs.dtype));
   }
+  if (absl::Status status = RefuseCapAndSinks("flash_attention_2:cpu", needs); !status.ok()) return status;
   return std::make_unique<CpuFlashAttention>(needs.num_heads / needs.num_kv_heads);
 }
 

@@ -1,4 +1,4 @@
-// softmax(scale * q k^T + mask) v for one sequence after the other, in float32: the definition.
+// softmax(cap(scale * q k^T) + mask) v for one sequence after the other, in float32: the definition.
 #include <limits>
 #include <optional>
 
@@ -24,13 +24,22 @@ at::Tensor Heads(const at::Tensor& x, int64_t repeat) {
   return x.to(at::kFloat).repeat_interleave(repeat, 1).transpose(0, 1);
 }
 
+// softmax over keys, and over a sink that takes its share of the weights: scores [heads, rows, keys], sinks [heads]
+at::Tensor Weights(const at::Tensor& scores, const at::Tensor& sinks) {
+  if (!sinks.defined()) return scores.softmax(-1);
+  const at::Tensor sink = sinks.to(at::kFloat).view({-1, 1, 1}).expand({-1, scores.size(1), 1});
+  return at::cat({scores, sink}, -1).softmax(-1).narrow(-1, 0, scores.size(2));
+}
+
 at::Tensor Attend(const AttentionLayer& layer, const AttentionFactors& factors, const at::Tensor& q,
                   const at::Tensor& k, const at::Tensor& v) {
   const int64_t group = layer.num_heads / layer.num_kv_heads;
-  const at::Tensor scores = at::matmul(Heads(q, 1), Heads(k, group).transpose(1, 2)) * factors.scores;
+  at::Tensor scores = at::matmul(Heads(q, 1), Heads(k, group).transpose(1, 2)) * factors.scores;
+  if (layer.soft_cap > 0.0) scores = (scores / layer.soft_cap).tanh() * layer.soft_cap;
   const at::Tensor context = at::full({1}, k.size(0), q.options().dtype(at::kLong));
   const at::Tensor mask = AttentionMask(context, q.size(0), k.size(0), layer, scores.options());
-  const at::Tensor result = at::matmul((scores + mask.squeeze(0)).softmax(-1), Heads(v, group)) * factors.results;
+  const at::Tensor weights = Weights(scores + mask.squeeze(0), layer.sinks);
+  const at::Tensor result = at::matmul(weights, Heads(v, group)) * factors.results;
   return result.transpose(0, 1).flatten(1);
 }
 

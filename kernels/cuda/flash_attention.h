@@ -1,0 +1,90 @@
+// What the CUDA kernels of flash_attention_2 are given, and their launchers; no libtorch in here.
+//
+// Query rows are packed: the heads of a group (those that share a key head) follow one another within a token, so that
+// packed row r of a sequence is token r / group, head r % group of the group, and every packed row of a sequence reads
+// the same keys. A block of threads takes a tile of packed rows (FlashRows) of one sequence and one key head.
+#ifndef KERNELS_CUDA_FLASH_ATTENTION_H_
+#define KERNELS_CUDA_FLASH_ATTENTION_H_
+
+#include <cstdint>
+
+namespace automodeld {
+
+// A sequence as kernels read it from the plan.
+struct alignas(16) FlashSequence {
+  int32_t first_row = 0, num_rows = 0, context = 0;
+  int32_t first_page = 0;  // in the plan's pages; -1: ragged, its keys are rows of k and v
+};
+
+struct alignas(8) FlashItem {
+  int32_t sequence = 0;
+  int32_t first = 0;  // packed row
+};
+
+// kDecode: a tile of 16 packed rows, whose keys are split over warps and over blocks. kSmall, kLarge: tiles of 32 rows
+// and of FlashRows(kLarge, dim), of an item list.
+enum class FlashKind { kDecode, kSmall, kLarge };
+
+constexpr int64_t FlashRows(FlashKind kind, int64_t instance_dim) {
+  if (kind == FlashKind::kLarge) return instance_dim <= 128 ? 128 : 64;
+  return kind == FlashKind::kSmall ? 32 : 16;
+}
+
+// How an element of keys and values is held.
+enum class FlashElement : int32_t { kFloat, kHalf, kBFloat16, kE4m3 };
+
+// Keys or values; strides in elements, a head's elements are dense and heads follow one another.
+struct FlashSource {
+  const void* base = nullptr;
+  int64_t page_stride = 0, token_stride = 0;
+};
+
+struct FlashArgs {
+  const void* q = nullptr;  // [tokens, heads, head_dim], dense but for the first dimension
+  int64_t q_stride = 0;
+  void* out = nullptr;           // [tokens, heads * head_dim], of q's type
+  float* partial = nullptr;      // [sequences, splits, heads, head_dim] float32: where splits > 1, instead of out
+  float* partial_sum = nullptr;  // [sequences, splits, heads, 2]: largest score in units of log 2, sum of weights
+  FlashSource keys, values;
+  const FlashSequence* sequences = nullptr;
+  const FlashItem* items = nullptr;  // null for kDecode: tile by tile of one sequence after the other
+  const int32_t* pages = nullptr;
+  const float* sinks = nullptr;  // [heads], or null
+  int32_t num_items = 0, splits = 1;
+  int32_t heads = 0, kv_heads = 0, group = 0, head_dim = 0;
+  int32_t page_blocks = 1;  // page size / 16
+  int32_t window = 0;       // 0: none
+  bool causal = true;
+  FlashElement element = FlashElement::kBFloat16;  // of keys and values
+  bool copies_16 = true;                           // rows of keys and values lie on borders of 16 bytes
+  float score_factor = 1.0f;                       // scores in units of log 2 per product; with a cap: of its tanh
+  float cap_factor = 0.0f;                         // what goes into the tanh per product; 0: no cap
+  float result_factor = 1.0f;
+};
+
+// `args` on the current stream, by the kernel for heads of up to Dim, padded with zeros: Dim is one of 32, 64, 80, 96,
+// 128, 256. `convert`: keys and values are of another type than q or do not lie on borders of 16 bytes.
+template <int Dim>
+void LaunchFlash(FlashKind kind, bool bfloat16, bool convert, const FlashArgs& args);
+
+inline constexpr int kMaxFlashSplits = 64;
+
+// Whether this build has code for the current device.
+bool HasFlashCode();
+
+// Merges the splits of the first `sequences` sequences into rows of `out`, or, where `scale` [tokens] is given, of
+// quantised rows float8_e4m3fn in `out`, as eager::QuantizeRows makes them of results rounded to q's type.
+struct FlashMergeArgs {
+  const float *partial = nullptr, *partial_sum = nullptr;
+  const FlashSequence* sequences = nullptr;
+  const float* sinks = nullptr;
+  void* out = nullptr;
+  float* scale = nullptr;
+  int32_t splits = 1, heads = 0, head_dim = 0, window = 0;
+  float result_factor = 1.0f;
+};
+void LaunchFlashMerge(bool bfloat16, const FlashMergeArgs& args, int64_t sequences);
+
+}  // namespace automodeld
+
+#endif  // KERNELS_CUDA_FLASH_ATTENTION_H_

@@ -1,0 +1,7 @@
+#include "kernels/cuda/flash_attention_kernel.h"
+
+namespace automodeld {
+
+template void LaunchFlash<32>(FlashKind kind, bool bfloat16, bool convert, const FlashArgs& args);
+
+}  // namespace automodeld

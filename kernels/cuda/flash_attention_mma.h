@@ -1,0 +1,98 @@
+// The instructions that flash attention is made of, for bfloat16 and float16: asynchronous copies into shared memory,
+// loads of matrix fragments, products of 16 x 16 by 16 x 8, conversions.
+#ifndef KERNELS_CUDA_FLASH_ATTENTION_MMA_H_
+#define KERNELS_CUDA_FLASH_ATTENTION_MMA_H_
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
+
+#include <cstdint>
+
+namespace automodeld {
+
+// 16 bytes from global into shared memory; zeros where not `valid`, and then `from` is not read.
+__device__ inline void CopyAsync16(void* to, const void* from, bool valid) {
+  const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(valid ? 16 : 0)
+               : "memory");
+}
+__device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Returns when all but the last `Pending` groups of this thread's copies have arrived.
+template <int Pending>
+__device__ void AwaitCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
+// Four 8 x 8 matrices of 16-bit elements; lane l names the row l % 8 of matrix l / 8.
+__device__ inline void LoadMatrices(uint32_t (&to)[4], const void* row) {
+  const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(shared)
+               : "memory");
+}
+__device__ inline void LoadTransposed(uint32_t (&to)[4], const void* row) {
+  const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(shared)
+               : "memory");
+}
+
+// sum[16 x 8] += a[16 x 16] b[16 x 8], float32 sums. Lane l holds rows l / 4 and l / 4 + 8, columns l % 4 * 2 and + 1.
+__device__ inline void MultiplyAdd(__nv_bfloat16, float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ inline void MultiplyAdd(__half, float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Two numbers as one register of two elements, the first in the low half.
+__device__ inline uint32_t PackPair(__nv_bfloat16, float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+__device__ inline uint32_t PackPair(__half, float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+// Two elements float8_e4m3fn, of which every value is a float16's and a bfloat16's too.
+__device__ inline uint32_t WidenPair(__half, uint16_t pair) {
+  const __half2_raw wide = __nv_cvt_fp8x2_to_halfraw2(pair, __NV_E4M3);
+  return static_cast<uint32_t>(wide.x) | static_cast<uint32_t>(wide.y) << 16;
+}
+__device__ inline uint32_t WidenPair(__nv_bfloat16 type, uint16_t pair) {
+  const float2 wide = __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2(pair, __NV_E4M3)));
+  return PackPair(type, wide.x, wide.y);
+}
+
+__device__ inline float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// To about 1e-7, which soft caps of up to 100 need: tanh.approx has only 11 bits.
+__device__ inline float Tanh(float x) { return 1.0f - __fdividef(2.0f, Exp2(x * 2.8853900817779268f) + 1.0f); }
+
+// The largest, or the sum, of the four lanes that share a row of a product.
+__device__ inline float RowMax(float x) {
+  x = fmaxf(x, __shfl_xor_sync(0xffffffffU, x, 1));
+  return fmaxf(x, __shfl_xor_sync(0xffffffffU, x, 2));
+}
+__device__ inline float RowSum(float x) {
+  x += __shfl_xor_sync(0xffffffffU, x, 1);
+  return x + __shfl_xor_sync(0xffffffffU, x, 2);
+}
+
+}  // namespace automodeld
+
+#endif  // KERNELS_CUDA_FLASH_ATTENTION_MMA_H_

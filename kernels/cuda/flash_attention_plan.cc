@@ -1,0 +1,138 @@
+#include "kernels/cuda/flash_attention_plan.h"
+
+#include <algorithm>
+
+namespace automodeld {
+namespace {
+
+constexpr int64_t kSequenceInts = sizeof(FlashSequence) / sizeof(int32_t);
+constexpr int64_t kItemInts = sizeof(FlashItem) / sizeof(int32_t);
+constexpr int64_t kSplitKeys = 64;      // fewer are not worth a block of threads
+constexpr int64_t kBlocksPerSm = 2;     // of the decode kernel that run at a time
+constexpr int64_t kSmallestLarge = 64;  // packed rows, from which on a large tile is full enough
+
+int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t PagesOf(const SequenceRows& s, int64_t page_size) { return DivideUp(s.context, page_size); }
+
+std::span<const SequenceRows> PrefillOf(const AttentionStep& step) {
+  return std::span(step.paged).subspan(static_cast<size_t>(step.num_decode));
+}
+
+int64_t NumTiles(std::span<const SequenceRows> sequences, int64_t group, int64_t tile) {
+  int64_t tiles = 0;
+  for (const SequenceRows& s : sequences) tiles += DivideUp(s.num_rows * group, tile);
+  return tiles;
+}
+
+void Check(const SequenceRows& s, int64_t page_size) {
+  TORCH_CHECK(static_cast<int64_t>(s.pages.size()) >= PagesOf(s, page_size), "attention: ", s.pages.size(),
+              " pages of ", page_size, " tokens cannot hold ", s.context, " tokens");
+}
+
+FlashSequence Packed(const SequenceRows& s, int64_t context, int64_t first_page) {
+  return {static_cast<int32_t>(s.first_row), static_cast<int32_t>(s.num_rows), static_cast<int32_t>(context),
+          static_cast<int32_t>(first_page)};
+}
+
+}  // namespace
+
+void FlashPlan::Reserve(const AttentionCapacity& capacity) {
+  const int64_t small = FlashRows(FlashKind::kSmall, shape_.instance_dim);
+  const int64_t items = DivideUp(capacity.max_tokens * shape_.group, small) + capacity.max_sequences;
+  const int64_t ints = capacity.max_sequences * (kSequenceInts + capacity.max_pages) + items * kItemInts;
+  memory_ = at::empty({ints}, at::TensorOptions(at::kInt).device(device_));
+  max_context_ = capacity.max_pages * page_size_;
+  reserved_ = true;
+}
+
+// Large tiles read keys less often, but a few of them leave most of the device idle.
+FlashTiles FlashPlan::Tiles(std::span<const SequenceRows> sequences, int64_t first_item) const {
+  FlashTiles tiles{.kind = FlashKind::kLarge, .first_item = first_item, .num_items = 0};
+  int64_t longest = 0;
+  for (const SequenceRows& s : sequences) longest = std::max(longest, s.num_rows * shape_.group);
+  tiles.num_items = NumTiles(sequences, shape_.group, FlashRows(tiles.kind, shape_.instance_dim));
+  const bool few = tiles.num_items * shape_.kv_heads * 2 < shape_.multiprocessors;
+  if (longest <= kSmallestLarge || few) {
+    tiles.kind = FlashKind::kSmall;
+    tiles.num_items = NumTiles(sequences, shape_.group, FlashRows(tiles.kind, shape_.instance_dim));
+  }
+  return tiles;
+}
+
+int64_t FlashPlan::Splits(int64_t num_decode, int64_t longest) const {
+  if (num_decode == 0) return 1;
+  const int64_t tiles = DivideUp(shape_.group, FlashRows(FlashKind::kDecode, shape_.instance_dim));
+  const int64_t blocks = num_decode * shape_.kv_heads * tiles;
+  const int64_t context = reserved_ ? max_context_ : longest;
+  return std::clamp<int64_t>(std::min(shape_.multiprocessors * kBlocksPerSm / blocks, DivideUp(context, kSplitKeys)), 1,
+                             kMaxFlashSplits);
+}
+
+void FlashPlan::Send(const AttentionStep& step) {
+  TORCH_CHECK(step.page_size % 16 == 0, "attention: pages of ", step.page_size, " tokens are not of sixteens");
+  page_size_ = step.page_size;
+  num_decode_ = step.num_decode;
+  num_sequences_ = static_cast<int64_t>(step.paged.size() + step.ragged.size());
+  prefill_ = Tiles(PrefillOf(step), 0);
+  ragged_ = Tiles(step.ragged, prefill_.num_items);
+  num_items_ = prefill_.num_items + ragged_.num_items;
+  int64_t ints = num_sequences_ * kSequenceInts + num_items_ * kItemInts, longest = 0;
+  for (const SequenceRows& s : step.paged) {
+    Check(s, step.page_size);
+    ints += PagesOf(s, step.page_size);
+    longest = std::max(longest, s.context);
+  }
+  decode_splits_ = Splits(num_decode_, longest);
+  if (ints == 0) return;
+  if (!memory_.defined() || memory_.size(0) < ints) {
+    TORCH_CHECK(!reserved_, "attention: a step of ", ints, " words is larger than the ", memory_.size(0), " reserved");
+    memory_ = at::empty({ints + ints / 2}, at::TensorOptions(at::kInt).device(device_));
+  }
+  // libtorch keeps the pinned memory from being handed out again until the copy is done.
+  const at::Tensor host = at::empty({ints}, at::TensorOptions(at::kInt).pinned_memory(true));
+  Write(step, host.mutable_data_ptr<int32_t>());
+  memory_.narrow(0, 0, ints).copy_(host, /*non_blocking=*/true);
+}
+
+void FlashPlan::Write(const AttentionStep& step, int32_t* to) const {
+  auto* sequence = reinterpret_cast<FlashSequence*>(to);
+  auto* item = reinterpret_cast<FlashItem*>(to + num_sequences_ * kSequenceInts);
+  int32_t* const pages = to + num_sequences_ * kSequenceInts + num_items_ * kItemInts;
+  int32_t index = 0;
+  // A causal sequence's last rows see the most keys: they begin first.
+  const auto add_items = [&](const SequenceRows& s, FlashKind kind) {
+    const int64_t tile = FlashRows(kind, shape_.instance_dim);
+    for (int64_t i = DivideUp(s.num_rows * shape_.group, tile); i-- > 0;) {
+      *item++ = {index, static_cast<int32_t>(i * tile)};
+    }
+  };
+  int64_t num_pages = 0;
+  for (const SequenceRows& s : step.paged) {
+    *sequence++ = Packed(s, s.context, num_pages);
+    std::copy_n(s.pages.data(), PagesOf(s, step.page_size), pages + num_pages);
+    num_pages += PagesOf(s, step.page_size);
+    if (index >= step.num_decode) add_items(s, prefill_.kind);
+    ++index;
+  }
+  for (const SequenceRows& s : step.ragged) {
+    *sequence++ = Packed(s, s.num_rows, -1);
+    add_items(s, ragged_.kind);
+    ++index;
+  }
+}
+
+const FlashSequence* FlashPlan::sequences() const {
+  return reinterpret_cast<const FlashSequence*>(memory_.const_data_ptr<int32_t>());
+}
+
+const FlashItem* FlashPlan::items(const FlashTiles& tiles) const {
+  const int32_t* first = memory_.const_data_ptr<int32_t>() + num_sequences_ * kSequenceInts;
+  return reinterpret_cast<const FlashItem*>(first) + tiles.first_item;
+}
+
+const int32_t* FlashPlan::pages() const {
+  return memory_.const_data_ptr<int32_t>() + num_sequences_ * kSequenceInts + num_items_ * kItemInts;
+}
+
+}  // namespace automodeld

@@ -1,0 +1,59 @@
+// The host's part of flash_attention_2 on CUDA: a step's sequences, tiles and pages as one array in device memory.
+#ifndef KERNELS_CUDA_FLASH_ATTENTION_PLAN_H_
+#define KERNELS_CUDA_FLASH_ATTENTION_PLAN_H_
+
+#include "kernels/attention.h"
+#include "kernels/cuda/flash_attention.h"
+
+namespace automodeld {
+
+// What the layout depends on besides the step.
+struct FlashDevice {
+  int64_t kv_heads = 1, group = 1;
+  int64_t instance_dim = 128;  // the head size that the kernels are compiled for
+  int64_t multiprocessors = 1;
+};
+
+// One launch of tiles that are listed.
+struct FlashTiles {
+  FlashKind kind = FlashKind::kSmall;
+  int64_t first_item = 0, num_items = 0;
+};
+
+// Decode sequences come first in the array and have no list: for a step of them alone, the places of everything but
+// the pages' end depend on how many they are. Memory is kept until a step needs more, and for good after Reserve.
+class FlashPlan {
+ public:
+  FlashPlan(const FlashDevice& shape, at::Device device) : shape_(shape), device_(device) {}
+
+  void Reserve(const AttentionCapacity& capacity);
+  // One asynchronous copy on the current stream.
+  void Send(const AttentionStep& step);
+
+  int64_t num_decode() const { return num_decode_; }
+  int64_t decode_splits() const { return decode_splits_; }
+  int64_t page_size() const { return page_size_; }
+  const FlashTiles& prefill() const { return prefill_; }
+  const FlashTiles& ragged() const { return ragged_; }
+
+  const FlashSequence* sequences() const;
+  const FlashItem* items(const FlashTiles& tiles) const;
+  const int32_t* pages() const;
+
+ private:
+  FlashTiles Tiles(std::span<const SequenceRows> sequences, int64_t first_item) const;
+  int64_t Splits(int64_t num_decode, int64_t longest) const;
+  void Write(const AttentionStep& step, int32_t* to) const;
+
+  FlashDevice shape_;
+  at::Device device_;
+  at::Tensor memory_;  // [ints] int32: sequences, items, pages
+  bool reserved_ = false;
+  int64_t max_context_ = 0;  // of a sequence, once reserved
+  int64_t num_sequences_ = 0, num_items_ = 0, num_decode_ = 0, decode_splits_ = 1, page_size_ = 16;
+  FlashTiles prefill_, ragged_;
+};
+
+}  // namespace automodeld
+
+#endif  // KERNELS_CUDA_FLASH_ATTENTION_PLAN_H_
