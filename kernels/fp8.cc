@@ -5,6 +5,7 @@
 #include <exception>
 
 #include "kernels/cpu/fp8_product.h"
+#include "kernels/cuda/quantize.h"
 #include "kernels/eager/eager.h"
 #include "kernels/tensors.h"
 
@@ -108,6 +109,9 @@ std::string WhyNoFp8Gemm(at::Device device) {
 }
 
 LinearInput QuantizeRows(const at::Tensor& x) {
+#if AUTOMODELD_CUDA
+  if (x.is_cuda()) return CudaQuantizeRows(x);
+#endif
   auto [values, scale] = eager::QuantizeRows(x, /*quantize=*/true);
   return {values, scale, x.scalar_type()};
 }

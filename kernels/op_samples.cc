@@ -28,7 +28,11 @@ const std::vector<MatrixCase> kMatrices = {{1, 64},
                                            {7, 33, Layout::kStrided},
                                            {4, 1024, Layout::kMisaligned},
                                            {3, 77, Layout::kMisaligned},
-                                           {96, 1024}};
+                                           {96, 1024},
+                                           {3, 4096},
+                                           {2, 16384},
+                                           {1, 16392},
+                                           {130, 4104}};
 
 std::string Name(const MatrixCase& c) {
   const char* layout = c.layout == Layout::kDense ? "" : c.layout == Layout::kStrided ? ", rows apart" : ", misaligned";
@@ -151,7 +155,15 @@ std::vector<Sample> QkvRopeWriteKvSamples() {
                                       {9, 4, 2, 32, 0, false, true},     // cache only
                                       {11, 4, 2, 64, 64, true, true, Layout::kStrided},
                                       {11, 4, 2, 64, 64, false, true, Layout::kMisaligned},
-                                      {64, 16, 8, 128, 128, true}};
+                                      {64, 16, 8, 128, 128, true},
+                                      {3, 4, 1, 256, 256, true},
+                                      {7, 5, 1, 96, 96, true},
+                                      {4, 6, 2, 80, 40},        // halves of 20
+                                      {3, 2, 1, 33, 16, true},  // an odd head
+                                      {3, 2, 1, 255, 128, true},
+                                      {2, 2, 1, 300, 300, true},
+                                      {2, 2, 2, 512, 64, true},
+                                      {70, 32, 8, 128, 128}};
   std::vector<Sample> samples;
   std::ranges::transform(cases, std::back_inserter(samples), QkvSample);
   return samples;

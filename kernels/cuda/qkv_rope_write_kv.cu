@@ -1,0 +1,343 @@
+// For each token and head of q and k: n = x / rms(x) * w (if there is a w), then with halves a, b of the rotated part
+//   a' = a cos - b sin;  b' = b cos + a sin
+// each product rounded as in eager/qkv_rope_write_kv.cc; k' and v go to the token's cache slot on the way, converted if
+// the cache has another type.
+// A thread takes two packs of a head, so that it has both numbers of a rotated pair; the neighbouring lanes of a head
+// add up its squares. Reads qkv once; writes q, k and the slots. v, and q and k where nothing changes them, are views
+// of qkv.
+#include <bit>
+
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/row_quantize.h"
+#include "kernels/cuda/row_reduce.h"
+#include "kernels/dispatch.h"
+#include "kernels/eager/eager.h"
+#include "kernels/kv_cache.h"
+#include "kernels/op_samples.h"
+#include "kernels/registry.h"
+#include "kernels/tensors.h"
+
+namespace automodeld {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kScalarParts = 4;  // of a head a lane, without packs: heads of up to 256
+
+// Where keys or values of a layer go.
+struct CacheSlots {
+  void* base;
+  at::ScalarType type;  // kFloat, kBFloat16, kHalf or kFloat8_e4m3fn
+  float write_scale;
+};
+
+template <typename T>
+struct RopeArgs {
+  const T *qkv, *q_norm, *k_norm;    // norms may be null
+  const float* cos_sin;              // [max_positions, 2, half]; null: no rotation
+  const int64_t *positions, *slots;  // slots may be null
+  T *q, *k;                          // null: nothing changes them
+  CacheSlots k_cache, v_cache;
+  int64_t qkv_stride, page_stride, slot_stride;  // in elements
+  int heads, kv_heads, head_dim, half;
+  int first_head, end_head;  // of q, k and v side by side: those that there is something to do for
+  int lane_bits;             // 2 to this power are the lanes of a head
+  unsigned page_size;
+  float eps;
+};
+
+template <int W, typename T>
+__device__ void WriteSlot(const CacheSlots& cache, int64_t offset, const Pack<T, W>& x) {
+  const auto convert = [&](auto zero) {
+    using Cache = decltype(zero);
+    Pack<Cache, W> held;
+    for (int j = 0; j < W; ++j) held[j] = static_cast<Cache>(static_cast<float>(x[j]));
+    Store(static_cast<Cache*>(cache.base) + offset, held);
+  };
+  if (cache.type == at::kFloat) return convert(float{});
+  if (cache.type == at::kBFloat16) return convert(at::BFloat16{});
+  if (cache.type == at::kHalf) return convert(at::Half{});
+  Pack<float, W> scaled;
+  for (int j = 0; j < W; ++j) scaled[j] = static_cast<float>(x[j]) * cache.write_scale;
+  Store(static_cast<uint8_t*>(cache.base) + offset, ToE4m3(scaled));
+}
+
+// Two packs of a head: the elements first + j and second + j, which are a pair where they are rotated.
+template <typename T, int W>
+struct HeadPart {
+  int first, second, head_dim;
+  bool rotated;
+  Pack<T, W> a, b;
+
+  // The `index`th part of a head: pairs of the rotated elements, then the rest in turn; beyond the end it has none.
+  __device__ void PlaceAt(int index, const RopeArgs<T>& args) {
+    const int pairs = args.half / W;
+    head_dim = args.head_dim;
+    rotated = index < pairs;
+    first = rotated ? index * W : 2 * args.half + 2 * (index - pairs) * W;
+    second = first + (rotated ? args.half : W);
+    for (int j = 0; j < W; ++j) a[j] = b[j] = T{};
+  }
+
+  __device__ void LoadFrom(const T* head) {
+    if (first < head_dim) a = Load<T, W>(head + first);
+    if (second < head_dim) b = Load<T, W>(head + second);
+  }
+
+  __device__ void StoreTo(T* head) const {
+    if (first < head_dim) Store(head + first, a);
+    if (second < head_dim) Store(head + second, b);
+  }
+
+  __device__ void WriteTo(const CacheSlots& cache, int64_t offset) const {
+    if (first < head_dim) WriteSlot(cache, offset + first, a);
+    if (second < head_dim) WriteSlot(cache, offset + second, b);
+  }
+
+  __device__ float Squares() const {
+    float squares = 0;
+    for (int j = 0; j < W; ++j) {
+      const float x = static_cast<float>(a[j]), y = static_cast<float>(b[j]);
+      squares += x * x + y * y;
+    }
+    return squares;
+  }
+
+  __device__ void Normalize(float scale, const HeadPart& weight) {
+    for (int j = 0; j < W; ++j) {
+      a[j] = Product(static_cast<T>(static_cast<float>(a[j]) * scale), weight.a[j]);
+      b[j] = Product(static_cast<T>(static_cast<float>(b[j]) * scale), weight.b[j]);
+    }
+  }
+
+  // cos_sin: [2, half].
+  __device__ void Rotate(const float* cos_sin, int half) {
+    if (!rotated) return;
+    const Pack<float, W> cosine = Load<float, W>(cos_sin + first), sine = Load<float, W>(cos_sin + half + first);
+    for (int j = 0; j < W; ++j) {
+      const T c = static_cast<T>(cosine[j]), s = static_cast<T>(sine[j]), x = a[j], y = b[j];
+      a[j] = static_cast<T>(static_cast<float>(Product(x, c)) - static_cast<float>(Product(y, s)));
+      b[j] = static_cast<T>(static_cast<float>(Product(y, c)) + static_cast<float>(Product(x, s)));
+    }
+  }
+
+ private:
+  // Rounded before it is added to anything.
+  static __device__ T Product(T x, T y) {
+    return static_cast<T>(__fmul_rn(static_cast<float>(x), static_cast<float>(y)));
+  }
+};
+
+// Of the lanes (a power of two) that share a head.
+__device__ float LanesSum(float value, int lanes) {
+  for (int offset = lanes / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(kAllLanes, value, offset);
+  return value;
+}
+
+// No pack crosses the end of a half or of a head, and begins on its own border; a head has at most N parts a lane.
+template <typename T, int W, int N>
+__global__ void __launch_bounds__(kThreads) qkv_rope_write_kv_kernel(const RopeArgs<T> a) {
+  AllowNext();
+  const int64_t token = blockIdx.x;
+  const int index = static_cast<int>(blockIdx.y * kThreads + threadIdx.x), lanes = 1 << a.lane_bits;
+  const int head = a.first_head + (index >> a.lane_bits), lane = index & (lanes - 1);
+  const bool exists = head < a.end_head, is_q = head < a.heads, is_v = head >= a.heads + a.kv_heads;
+  const T* norm = is_v ? nullptr : is_q ? a.q_norm : a.k_norm;
+  HeadPart<T, W> x[N], weight[N];
+  for (int n = 0; n < N; ++n) {
+    x[n].PlaceAt(lane + n * lanes, a);
+    weight[n].PlaceAt(lane + n * lanes, a);
+    if (norm != nullptr) weight[n].LoadFrom(norm);
+  }
+  AwaitPrevious();
+  const int64_t position = a.cos_sin != nullptr ? a.positions[token] : 0;
+  const int64_t slot = a.slots != nullptr ? a.slots[token] : 0;
+  if (exists) {
+    for (int n = 0; n < N; ++n) x[n].LoadFrom(a.qkv + token * a.qkv_stride + int64_t{head} * a.head_dim);
+  }
+  if (a.q_norm != nullptr || a.k_norm != nullptr) {  // the same for all lanes of a warp
+    float squares = 0;
+    for (int n = 0; n < N; ++n) squares += x[n].Squares();
+    const float scale = rsqrtf(LanesSum(squares, lanes) / static_cast<float>(a.head_dim) + a.eps);
+    for (int n = 0; n < N && norm != nullptr; ++n) x[n].Normalize(scale, weight[n]);
+  }
+  if (!exists) return;
+  if (a.cos_sin != nullptr && !is_v) {
+    for (int n = 0; n < N; ++n) x[n].Rotate(a.cos_sin + position * 2 * a.half, a.half);
+  }
+  if (a.q != nullptr && !is_v) {
+    T* to =
+        is_q ? a.q + (token * a.heads + head) * a.head_dim : a.k + (token * a.kv_heads + head - a.heads) * a.head_dim;
+    for (int n = 0; n < N; ++n) x[n].StoreTo(to);
+  }
+  if (a.slots == nullptr || is_q) return;
+  const unsigned page = static_cast<unsigned>(slot) / a.page_size, row = static_cast<unsigned>(slot) % a.page_size;
+  const int kv_head = head - a.heads - (is_v ? a.kv_heads : 0);
+  const int64_t offset = page * a.page_stride + row * a.slot_stride + int64_t{kv_head} * a.head_dim;
+  for (int n = 0; n < N; ++n) x[n].WriteTo(is_v ? a.v_cache : a.k_cache, offset);
+}
+
+template <typename T>
+const T* DataOrNull(const at::Tensor& x) {
+  return x.defined() ? x.const_data_ptr<T>() : nullptr;
+}
+
+at::Tensor DenseOrUndefined(const std::optional<at::Tensor>& x) {
+  return IsDefined(x) ? x->contiguous() : at::Tensor();
+}
+
+// The op's arguments, made dense; undefined where there is none.
+struct RopeTensors {
+  at::Tensor qkv, q_norm, k_norm, cos_sin, positions, k_cache, v_cache, slots;
+  int64_t heads, kv_heads, head_dim;
+  double eps, k_scale, v_scale;
+
+  bool changes() const { return cos_sin.defined() || q_norm.defined() || k_norm.defined(); }  // anything of q and k
+  int64_t half() const { return cos_sin.defined() ? cos_sin.size(2) : 0; }
+};
+
+CacheSlots SlotsOf(const char* scale_name, const at::Tensor& cache, double scale) {
+  if (!cache.defined()) return {};
+  return {.base = cache.mutable_data_ptr(),
+          .type = cache.scalar_type(),
+          .write_scale = WriteScale(scale_name, cache.scalar_type(), scale)};
+}
+
+// Null is on every border.
+bool OnBorder(const void* x, int64_t bytes) {
+  return reinterpret_cast<uintptr_t>(x) % static_cast<uintptr_t>(bytes) == 0;
+}
+
+template <int W, typename T>
+bool FitsPacks(const RopeArgs<T>& a) {
+  const bool divides = a.head_dim % (2 * W) == 0 && a.half % W == 0 &&
+                       (a.qkv_stride | a.page_stride | a.slot_stride) % W == 0 && a.head_dim <= 2 * W * kWarp;
+  const auto cache_fits = [](const CacheSlots& cache) {
+    return cache.base == nullptr || OnBorder(cache.base, W * static_cast<int64_t>(c10::elementSize(cache.type)));
+  };
+  return divides && Aligned16(a.qkv, a.q_norm, a.k_norm, a.q, a.k) && OnBorder(a.cos_sin, W * sizeof(float)) &&
+         cache_fits(a.k_cache) && cache_fits(a.v_cache);
+}
+
+template <typename T>
+void LaunchRope(RopeArgs<T> a, int64_t tokens) {
+  constexpr int kWide = 16 / sizeof(T);
+  const bool wide = FitsPacks<kWide>(a);
+  const int pack = wide ? kWide : 1, parts = (a.head_dim + 2 * pack - 1) / (2 * pack);
+  const auto lanes = std::min(std::bit_ceil(static_cast<unsigned>(parts)), static_cast<unsigned>(kWarp));
+  a.lane_bits = std::countr_zero(lanes);
+  const unsigned threads = static_cast<unsigned>(a.end_head - a.first_head) * lanes;
+  const dim3 grid(static_cast<unsigned>(tokens), (threads + kThreads - 1) / kThreads);
+  const auto kernel = wide ? qkv_rope_write_kv_kernel<T, kWide, 1> : qkv_rope_write_kv_kernel<T, 1, kScalarParts>;
+  Launch(kernel, grid, kThreads, 0, a);
+}
+
+template <typename T>
+void Run(const RopeTensors& t, at::Tensor& q, at::Tensor& k) {
+  const bool write = t.slots.defined();
+  const int64_t changed_heads = t.heads + t.kv_heads, first = t.changes() ? 0 : t.heads;
+  LaunchRope<T>({.qkv = t.qkv.const_data_ptr<T>(),
+                 .q_norm = DataOrNull<T>(t.q_norm),
+                 .k_norm = DataOrNull<T>(t.k_norm),
+                 .cos_sin = DataOrNull<float>(t.cos_sin),
+                 .positions = DataOrNull<int64_t>(t.positions),
+                 .slots = DataOrNull<int64_t>(t.slots),
+                 .q = t.changes() ? q.mutable_data_ptr<T>() : nullptr,
+                 .k = t.changes() ? k.mutable_data_ptr<T>() : nullptr,
+                 .k_cache = SlotsOf("qkv_rope_write_kv: k_scale", t.k_cache, t.k_scale),
+                 .v_cache = SlotsOf("qkv_rope_write_kv: v_scale", t.v_cache, t.v_scale),
+                 .qkv_stride = t.qkv.stride(0),
+                 .page_stride = write ? t.k_cache.stride(0) : 0,
+                 .slot_stride = write ? t.k_cache.stride(1) : 0,
+                 .heads = static_cast<int>(t.heads),
+                 .kv_heads = static_cast<int>(t.kv_heads),
+                 .head_dim = static_cast<int>(t.head_dim),
+                 .half = static_cast<int>(t.half()),
+                 .first_head = static_cast<int>(first),
+                 .end_head = static_cast<int>(write ? changed_heads + t.kv_heads : changed_heads),
+                 .lane_bits = 0,
+                 .page_size = write ? static_cast<unsigned>(t.k_cache.size(1)) : 1,
+                 .eps = static_cast<float>(t.eps)},
+                t.qkv.size(0));
+}
+
+bool HasType(const at::Tensor& x, at::ScalarType type) { return !x.defined() || x.scalar_type() == type; }
+
+bool IsPlainCache(const at::Tensor& cache) {
+  const at::ScalarType type = cache.scalar_type();
+  const bool known = type == at::kFloat || type == at::kBFloat16 || type == at::kHalf || type == at::kFloat8_e4m3fn;
+  return known && cache.stride(3) == 1 && cache.stride(2) == cache.size(3) &&
+         cache.size(0) * cache.size(1) <= INT32_MAX;
+}
+
+// What the kernel walks; the eager version takes the rest.
+bool IsPlain(const RopeTensors& t) {
+  const at::ScalarType type = t.qkv.scalar_type();
+  if (t.qkv.dim() != 2 || t.qkv.numel() == 0 || t.head_dim > 2 * kScalarParts * kWarp) return false;
+  if (std::max(t.qkv.size(0), t.qkv.size(1)) > INT32_MAX / kWarp) return false;
+  if (!HasType(t.q_norm, type) || !HasType(t.k_norm, type) || !HasType(t.cos_sin, at::kFloat)) return false;
+  if (!HasType(t.positions, at::kLong) || !HasType(t.slots, at::kLong)) return false;
+  return !t.slots.defined() ||
+         (IsPlainCache(t.k_cache) && IsPlainCache(t.v_cache) && t.k_cache.strides() == t.v_cache.strides());
+}
+
+void CheckArguments(const RopeTensors& t) {
+  const int64_t all_heads = t.heads + 2 * t.kv_heads;
+  TORCH_CHECK(t.qkv.size(1) % all_heads == 0, "qkv_rope_write_kv: qkv has ", t.qkv.size(1),
+              " columns, expected a multiple of heads + 2 * kv_heads = ", all_heads);
+  if (t.q_norm.defined()) CheckShape("qkv_rope_write_kv: q_norm", t.q_norm, {t.head_dim});
+  if (t.k_norm.defined()) CheckShape("qkv_rope_write_kv: k_norm", t.k_norm, {t.head_dim});
+  if (t.cos_sin.defined()) {
+    TORCH_CHECK(2 * t.half() <= t.head_dim, "qkv_rope_write_kv: cos_sin rotates ", 2 * t.half(), " of ", t.head_dim,
+                " dimensions");
+    CheckShape("qkv_rope_write_kv: positions", t.positions, {t.qkv.size(0)});
+  }
+  if (!t.slots.defined()) return;
+  CheckShape("qkv_rope_write_kv: kv_slots", t.slots, {t.qkv.size(0)});
+  CheckShape("qkv_rope_write_kv: k_cache", t.k_cache, {t.k_cache.size(0), t.k_cache.size(1), t.kv_heads, t.head_dim});
+  CheckShape("qkv_rope_write_kv: v_cache", t.v_cache, t.k_cache.sizes());
+}
+
+// Positions and slots are on the device and are not checked.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> QkvRopeWriteKv(
+    const at::Tensor& qkv, int64_t heads, int64_t kv_heads, const std::optional<at::Tensor>& q_norm,
+    const std::optional<at::Tensor>& k_norm, double eps, const std::optional<at::Tensor>& cos_sin,
+    const at::Tensor& positions, const std::optional<at::Tensor>& k_cache, const std::optional<at::Tensor>& v_cache,
+    const std::optional<at::Tensor>& kv_slots, double k_scale, double v_scale) {
+  const c10::DeviceGuard guard(qkv.device());
+  const RopeTensors t{.qkv = DenseRows(qkv),
+                      .q_norm = DenseOrUndefined(q_norm),
+                      .k_norm = DenseOrUndefined(k_norm),
+                      .cos_sin = DenseOrUndefined(cos_sin),
+                      .positions = DenseOrUndefined(positions),
+                      .k_cache = k_cache.value_or(at::Tensor()),
+                      .v_cache = v_cache.value_or(at::Tensor()),
+                      .slots = DenseOrUndefined(kv_slots),
+                      .heads = heads,
+                      .kv_heads = kv_heads,
+                      .head_dim = qkv.size(-1) / (heads + 2 * kv_heads),
+                      .eps = eps,
+                      .k_scale = k_scale,
+                      .v_scale = v_scale};
+  if (!IsPlain(t)) {
+    return eager::QkvRopeWriteKv(qkv, heads, kv_heads, q_norm, k_norm, eps, cos_sin, positions, k_cache, v_cache,
+                                 kv_slots, k_scale, v_scale);
+  }
+  CheckArguments(t);
+  const int64_t tokens = qkv.size(0);
+  const at::Tensor all = t.qkv.as_strided({tokens, heads + 2 * kv_heads, t.head_dim}, {t.qkv.stride(0), t.head_dim, 1});
+  at::Tensor q = all.narrow(1, 0, heads), k = all.narrow(1, heads, kv_heads);
+  if (t.changes()) {
+    q = at::empty({tokens, heads, t.head_dim}, qkv.options());
+    k = at::empty({tokens, kv_heads, t.head_dim}, qkv.options());
+  }
+  if (t.changes() || t.slots.defined()) {
+    DispatchFloats("qkv_rope_write_kv", qkv, [&](auto zero) { Run<decltype(zero)>(t, q, k); });
+  }
+  return {q, k, all.narrow(1, heads + kv_heads, kv_heads)};
+}
+
+const bool registered =
+    RegisterKernel(&Ops::qkv_rope_write_kv, at::kCUDA, FusedDtypes(), QkvRopeWriteKv, QkvRopeWriteKvSamples);
+
+}  // namespace
+}  // namespace automodeld

@@ -1,0 +1,198 @@
+// y = f(x) row by row, element by element, quantised if asked (kernels/cuda/row_quantize.h): what act_mul and
+// QuantizeRows share.
+//
+//   const MappedRows out = MapRows(Gated{...}, rows, width, aligned, options, quantize);
+//
+// A Source is what a kernel reads and f:
+//   using Type = at::BFloat16;                                      // of y
+//   template <int W> using Raw = ...;                               // W elements as they are read
+//   template <int W> __device__ Raw<W> Fetch(int64_t row, int i) const;     // of columns [i, i + W)
+//   template <int W> __device__ Pack<Type, W> Of(const Raw<W>& raw) const;  // f
+// A block, or for few rows and wide ones a cluster of eight, takes a row and keeps y in registers; rows off borders of
+// 16 bytes are computed twice where they are quantised.
+#ifndef KERNELS_CUDA_ROW_MAP_H_
+#define KERNELS_CUDA_ROW_MAP_H_
+
+#include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContext.h>
+
+#include <algorithm>
+
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/row_quantize.h"
+#include "kernels/cuda/row_reduce.h"
+
+namespace automodeld {
+
+inline constexpr int kCluster = 8;             // blocks that share a row
+inline constexpr int kMapElements = 32;        // of a thread that shares its row with one block
+inline constexpr int kMapThreads = 512;        // the most of a block that has a row for itself
+inline constexpr int kClusterThreads = 1024;   // the most of one that shares it
+inline constexpr int64_t kMostClusters = 128;  // rows up to which they are shared: a wave of blocks
+
+template <typename T>
+struct RowMapTo {
+  T* y;  // null where values and scale are not
+  uint8_t* values;
+  float* scale;
+  int width;
+};
+
+__device__ inline void ClusterArrive() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive;" ::: "memory");
+#endif
+}
+
+__device__ inline void ClusterWait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait;" ::: "memory");
+#endif
+}
+
+// Writes to *to of block `rank` of the cluster.
+__device__ inline void StoreInCluster(uint32_t* to, unsigned rank, uint32_t value) {
+#if __CUDA_ARCH__ >= 900
+  const auto local = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  uint32_t remote = 0;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(local), "r"(rank));
+  asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(remote), "r"(value) : "memory");
+#endif
+}
+
+// The largest over kCluster blocks. All of them have arrived once before; `found`: kCluster words of shared memory.
+__device__ inline uint32_t ClusterMax(uint32_t largest, unsigned rank, uint32_t* found) {
+  ClusterWait();  // all blocks have begun, so that their shared memory may be written
+  if (threadIdx.x < kCluster) StoreInCluster(found + rank, threadIdx.x, largest);
+  ClusterArrive();
+  ClusterWait();
+  for (int i = 0; i < kCluster; ++i) largest = max(largest, found[i]);
+  return largest;
+}
+
+// The width is a multiple of W, Fetch may read W at a time, and the row's C blocks have N packs of W elements a thread.
+template <typename Source, int W, int N, int C>
+__global__ void __launch_bounds__(C > 1 ? kClusterThreads : kMapThreads)
+    map_rows_kernel(const Source source, const RowMapTo<typename Source::Type> to) {
+  __shared__ uint32_t largest[kMaxWarps];
+  __shared__ uint32_t found[kCluster];
+  AllowNext();
+  AwaitPrevious();
+  const int64_t row = blockIdx.x / C;
+  const unsigned rank = blockIdx.x % C;
+  if (C > 1 && to.y == nullptr) ClusterArrive();
+  typename Source::template Raw<W> raw[N];
+  Pack<typename Source::Type, W> y[N];
+  const auto begin = [&](int n) { return static_cast<int>((n * C + rank) * blockDim.x + threadIdx.x) * W; };
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+    if (begin(n) < to.width) raw[n] = source.template Fetch<W>(row, begin(n));
+  }
+  uint32_t bits = 0;
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+    if (begin(n) >= to.width) continue;
+    y[n] = source.template Of<W>(raw[n]);
+#pragma unroll
+    for (int j = 0; j < W; ++j) bits = Larger(bits, y[n][j]);
+  }
+  if (to.y != nullptr) {
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      if (begin(n) < to.width) Store(to.y + row * to.width + begin(n), y[n]);
+    }
+    return;
+  }
+  bits = BlockMax(bits, largest);
+  if constexpr (C > 1) bits = ClusterMax(bits, rank, found);
+  const RowScale scale(bits);
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+    if (begin(n) < to.width) Store(to.values + row * to.width + begin(n), scale.Quantized(y[n]));
+  }
+  if (rank == 0 && threadIdx.x == 0) to.scale[row] = scale.scale();
+}
+
+// Of any width and alignment.
+template <typename Source>
+__global__ void __launch_bounds__(kMapThreads)
+    map_any_rows_kernel(const Source source, const RowMapTo<typename Source::Type> to) {
+  __shared__ uint32_t largest[kMaxWarps];
+  AllowNext();
+  AwaitPrevious();
+  const int64_t row = blockIdx.x;
+  const auto for_each = [&](auto visit) {
+    for (int i = static_cast<int>(threadIdx.x); i < to.width; i += static_cast<int>(blockDim.x)) {
+      visit(i, source.template Of<1>(source.template Fetch<1>(row, i))[0]);
+    }
+  };
+  if (to.y != nullptr) return for_each([&](int i, auto y) { to.y[row * to.width + i] = y; });
+  uint32_t bits = 0;
+  for_each([&](int, auto y) { bits = Larger(bits, y); });
+  const RowScale scale(BlockMax(bits, largest));
+  for_each([&](int i, auto y) { to.values[row * to.width + i] = scale.Quantized(Pack<decltype(y), 1>{y})[0]; });
+  if (threadIdx.x == 0) to.scale[row] = scale.scale();
+}
+
+// As Launch, in clusters of kCluster blocks.
+template <typename... Params, typename... Args>
+void LaunchClusters(void (*kernel)(Params...), dim3 grid, dim3 block, Args&&... args) {
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = kCluster;
+  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.stream = c10::cuda::getCurrentCUDAStream();
+  config.attrs = attributes;
+  config.numAttrs = 2;
+  C10_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
+}
+
+inline unsigned WholeWarps(int64_t threads) { return static_cast<unsigned>((threads + kWarp - 1) / kWarp * kWarp); }
+
+template <typename Source>
+void LaunchMap(const Source& source, const RowMapTo<typename Source::Type>& to, int64_t rows, bool aligned) {
+  constexpr int W = 16 / sizeof(typename Source::Type), N = kMapElements / W;
+  const int64_t packs = to.width / W, of_block = (packs + kCluster - 1) / kCluster;
+  const bool clusters = at::cuda::getCurrentDeviceProperties()->major >= 9 || to.y != nullptr;
+  const bool wide = packs > N * kMapThreads;
+  if (!aligned || to.width % W != 0 || of_block > kClusterThreads || (wide && !clusters)) {
+    return Launch(map_any_rows_kernel<Source>, static_cast<unsigned>(rows), kMapThreads, 0, source, to);
+  }
+  if (clusters && (wide || rows <= kMostClusters)) {
+    const auto kernel = map_rows_kernel<Source, W, 1, kCluster>;
+    const dim3 grid(static_cast<unsigned>(rows * kCluster)), block(WholeWarps(of_block));
+    if (to.y != nullptr) return Launch(kernel, grid, block, 0, source, to);
+    return LaunchClusters(kernel, grid, block, source, to);
+  }
+  Launch(map_rows_kernel<Source, W, N, 1>, static_cast<unsigned>(rows), WholeWarps((packs + N - 1) / N), 0, source, to);
+}
+
+// y [rows, width], and its scale (undefined unless quantised).
+struct MappedRows {
+  at::Tensor y, scale;
+};
+
+// Neither dimension is 0. aligned: every row begins on a border of 16 bytes. options: of y, unless it is quantised.
+template <typename Source>
+MappedRows MapRows(const Source& source, int64_t rows, int64_t width, bool aligned, const at::TensorOptions& options,
+                   bool quantize) {
+  TORCH_CHECK(rows <= INT32_MAX / kCluster && width <= INT32_MAX, "cannot map ", rows, " rows of ", width);
+  MappedRows out{.y = at::empty({rows, width}, quantize ? options.dtype(at::kFloat8_e4m3fn) : options), .scale = {}};
+  if (quantize) out.scale = at::empty({rows, 1}, options.dtype(at::kFloat));
+  using T = typename Source::Type;
+  const RowMapTo<T> to{.y = quantize ? nullptr : out.y.mutable_data_ptr<T>(),
+                       .values = quantize ? static_cast<uint8_t*>(out.y.mutable_data_ptr()) : nullptr,
+                       .scale = quantize ? out.scale.mutable_data_ptr<float>() : nullptr,
+                       .width = static_cast<int>(width)};
+  LaunchMap(source, to, rows, aligned);
+  return out;
+}
+
+}  // namespace automodeld
+
+#endif  // KERNELS_CUDA_ROW_MAP_H_
