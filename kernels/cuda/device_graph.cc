@@ -1,38 +1,78 @@
-// libtorch's own capture, because its allocator must know that memory handed out meanwhile belongs to a graph.
+// Not at::cuda::CUDAGraph: where a capture fails, that leaves libtorch's allocator in it.
 #include "kernels/cuda/device_graph.h"
 
-#include <ATen/cuda/CUDAGraph.h>
+#include <ATen/cuda/MemPool.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAStream.h>
 
 namespace automodeld {
 namespace {
 
-class CudaGraph final : public DeviceGraph {
- public:
-  CudaGraph(c10::MempoolId_t pool, const std::function<void()>& work) {
-    // Thread-local: other threads' cudaMalloc would end a capture in the default mode.
-    graph_.capture_begin(pool, cudaStreamCaptureModeThreadLocal);
-    try {
-      work();
-    } catch (...) {
-      EndQuietly();
-      throw;
-    }
-    graph_.capture_end();
-  }
+namespace allocator = c10::cuda::CUDACachingAllocator;
 
-  void Launch() override { graph_.replay(); }
+// While it lives, memory for the current stream comes from the graphs' pool.
+class AllocateFromPool {
+ public:
+  AllocateFromPool(c10::DeviceIndex device, c10::MempoolId_t pool) : device_(device), pool_(pool) {
+    const cudaStream_t recorded = c10::cuda::getCurrentCUDAStream();
+    allocator::beginAllocateToPool(device, pool, [recorded](cudaStream_t stream) { return stream == recorded; });
+  }
+  ~AllocateFromPool() { allocator::endAllocateToPool(device_, pool_); }
+  AllocateFromPool(const AllocateFromPool&) = delete;
+  AllocateFromPool& operator=(const AllocateFromPool&) = delete;
 
  private:
-  // The stream and the allocator leave capture even where what was captured is no use.
-  void EndQuietly() {
+  c10::DeviceIndex device_;
+  c10::MempoolId_t pool_;
+};
+
+// What `work` launches on the current stream.
+cudaGraph_t Capture(const std::function<void()>& work) {
+  const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
+  cudaGraph_t graph = nullptr;
+  // Thread-local: other threads' cudaMalloc would end a capture in the default mode.
+  C10_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  try {
+    work();
+  } catch (...) {
+    if (cudaStreamEndCapture(stream, &graph) != cudaSuccess) cudaGetLastError();  // what made `work` throw says more
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    throw;
+  }
+  C10_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+  return graph;
+}
+
+class CudaGraph final : public DeviceGraph {
+ public:
+  CudaGraph(c10::MempoolId_t pool, const std::function<void()>& work)
+      : device_(c10::cuda::current_device()), pool_(pool) {
+    const AllocateFromPool allocate(device_, pool_);
     try {
-      graph_.capture_end();
-    } catch (const c10::Error&) {
-      cudaGetLastError();  // the capture's own failure, or the next call reports it
+      const cudaGraph_t graph = Capture(work);
+      const cudaError_t status = cudaGraphInstantiate(&launchable_, graph, 0);
+      cudaGraphDestroy(graph);
+      C10_CUDA_CHECK(status);
+    } catch (...) {
+      allocator::releasePool(device_, pool_);
+      throw;
     }
   }
+  ~CudaGraph() override {
+    cudaGraphExecDestroy(launchable_);
+    allocator::releasePool(device_, pool_);
+  }
+  CudaGraph(const CudaGraph&) = delete;
+  CudaGraph& operator=(const CudaGraph&) = delete;
 
-  at::cuda::CUDAGraph graph_;
+  void Launch() override { C10_CUDA_CHECK(cudaGraphLaunch(launchable_, c10::cuda::getCurrentCUDAStream())); }
+
+ private:
+  c10::DeviceIndex device_;
+  c10::MempoolId_t pool_;
+  cudaGraphExec_t launchable_ = nullptr;
 };
 
 class CudaGraphs final : public DeviceGraphs {
@@ -42,7 +82,7 @@ class CudaGraphs final : public DeviceGraphs {
   }
 
  private:
-  const c10::MempoolId_t pool_ = at::cuda::graph_pool_handle();
+  const c10::MempoolId_t pool_ = at::cuda::MemPool::graph_pool_handle();
 };
 
 }  // namespace
