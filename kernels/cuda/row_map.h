@@ -51,22 +51,22 @@ __device__ inline void ClusterWait() {
 }
 
 // Writes to *to of block `rank` of the cluster.
-__device__ inline void StoreInCluster(uint32_t* to, unsigned rank, uint32_t value) {
+__device__ inline void StoreInCluster(float* to, unsigned rank, float value) {
 #if __CUDA_ARCH__ >= 900
   const auto local = static_cast<uint32_t>(__cvta_generic_to_shared(to));
   uint32_t remote = 0;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(local), "r"(rank));
-  asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(remote), "r"(value) : "memory");
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(remote), "f"(value) : "memory");
 #endif
 }
 
 // The largest over kCluster blocks. All of them have arrived once before; `found`: kCluster words of shared memory.
-__device__ inline uint32_t ClusterMax(uint32_t largest, unsigned rank, uint32_t* found) {
+__device__ inline float ClusterMax(float largest, unsigned rank, float* found) {
   ClusterWait();  // all blocks have begun, so that their shared memory may be written
   if (threadIdx.x < kCluster) StoreInCluster(found + rank, threadIdx.x, largest);
   ClusterArrive();
   ClusterWait();
-  for (int i = 0; i < kCluster; ++i) largest = max(largest, found[i]);
+  for (int i = 0; i < kCluster; ++i) largest = Larger(largest, found[i]);
   return largest;
 }
 
@@ -74,8 +74,8 @@ __device__ inline uint32_t ClusterMax(uint32_t largest, unsigned rank, uint32_t*
 template <typename Source, int W, int N, int C>
 __global__ void __launch_bounds__(C > 1 ? kClusterThreads : kMapThreads)
     map_rows_kernel(const Source source, const RowMapTo<typename Source::Type> to) {
-  __shared__ uint32_t largest[kMaxWarps];
-  __shared__ uint32_t found[kCluster];
+  __shared__ float maxima[kMaxWarps];
+  __shared__ float found[kCluster];
   AllowNext();
   AwaitPrevious();
   const int64_t row = blockIdx.x / C;
@@ -88,13 +88,13 @@ __global__ void __launch_bounds__(C > 1 ? kClusterThreads : kMapThreads)
   for (int n = 0; n < N; ++n) {
     if (begin(n) < to.width) raw[n] = source.template Fetch<W>(row, begin(n));
   }
-  uint32_t bits = 0;
+  float largest = 0;
 #pragma unroll
   for (int n = 0; n < N; ++n) {
     if (begin(n) >= to.width) continue;
     y[n] = source.template Of<W>(raw[n]);
 #pragma unroll
-    for (int j = 0; j < W; ++j) bits = Larger(bits, y[n][j]);
+    for (int j = 0; j < W; ++j) largest = Larger(largest, y[n][j]);
   }
   if (to.y != nullptr) {
 #pragma unroll
@@ -103,9 +103,9 @@ __global__ void __launch_bounds__(C > 1 ? kClusterThreads : kMapThreads)
     }
     return;
   }
-  bits = BlockMax(bits, largest);
-  if constexpr (C > 1) bits = ClusterMax(bits, rank, found);
-  const RowScale scale(bits);
+  largest = BlockMax(largest, maxima);
+  if constexpr (C > 1) largest = ClusterMax(largest, rank, found);
+  const RowScale scale(largest);
 #pragma unroll
   for (int n = 0; n < N; ++n) {
     if (begin(n) < to.width) Store(to.values + row * to.width + begin(n), scale.Quantized(y[n]));
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(C > 1 ? kClusterThreads : kMapThreads)
 template <typename Source>
 __global__ void __launch_bounds__(kMapThreads)
     map_any_rows_kernel(const Source source, const RowMapTo<typename Source::Type> to) {
-  __shared__ uint32_t largest[kMaxWarps];
+  __shared__ float maxima[kMaxWarps];
   AllowNext();
   AwaitPrevious();
   const int64_t row = blockIdx.x;
@@ -127,9 +127,9 @@ __global__ void __launch_bounds__(kMapThreads)
     }
   };
   if (to.y != nullptr) return for_each([&](int i, auto y) { to.y[row * to.width + i] = y; });
-  uint32_t bits = 0;
-  for_each([&](int, auto y) { bits = Larger(bits, y); });
-  const RowScale scale(BlockMax(bits, largest));
+  float largest = 0;
+  for_each([&](int, auto y) { largest = Larger(largest, y); });
+  const RowScale scale(BlockMax(largest, maxima));
   for_each([&](int i, auto y) { to.values[row * to.width + i] = scale.Quantized(Pack<decltype(y), 1>{y})[0]; });
   if (threadIdx.x == 0) to.scale[row] = scale.scale();
 }

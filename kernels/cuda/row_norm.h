@@ -32,7 +32,7 @@ struct RowNormArgs {
   float* scale;
   int64_t x_stride, residual_stride;
   int width;
-  float eps;
+  float inverse_width, eps;
 };
 
 template <typename T>
@@ -76,10 +76,10 @@ struct RowPart {
 
 // The width is a multiple of W and at most N * blockDim.x * W; every row begins on a border of W elements.
 template <typename Norm, typename T, int W, int N>
-__global__ void __launch_bounds__(kNormThreads) row_norm_kernel(const RowNormArgs<T> a) {
+__global__ void __launch_bounds__(kNormThreads, N > 2 ? 1 : 4 / N) row_norm_kernel(const RowNormArgs<T> a) {
   using Part = RowPart<T, W, N>;
   __shared__ float sums[2][kMaxWarps];
-  __shared__ uint32_t largest[kMaxWarps];
+  __shared__ float maxima[kMaxWarps];
   AllowNext();
   Part s, residual, weight, bias;
   weight.LoadFrom(a.weight, a.width);
@@ -92,26 +92,25 @@ __global__ void __launch_bounds__(kNormThreads) row_norm_kernel(const RowNormArg
     Part::ForEach(a.width, [&](int n, int j) { s.packs[n][j] = Added(s.packs[n][j], residual.packs[n][j]); });
     s.StoreTo(a.sum + row * a.width, a.width);
   }
-  const float width = static_cast<float>(a.width);
   float mean = 0, squares = 0;
   if (Norm::kCentred) {
     Part::ForEach(a.width, [&](int n, int j) { mean += static_cast<float>(s.packs[n][j]); });
-    mean = BlockSum(mean, sums[0]) / width;
+    mean = BlockSum(mean, sums[0]) * a.inverse_width;
   }
   Part::ForEach(a.width, [&](int n, int j) {
     const float centred = static_cast<float>(s.packs[n][j]) - mean;
     squares += centred * centred;
   });
-  const float scale = rsqrtf(BlockSum(squares, sums[1]) / width + a.eps);
-  uint32_t bits = 0;
+  const float scale = rsqrtf(BlockSum(squares, sums[1]) * a.inverse_width + a.eps);
+  float largest = 0;
   Part::ForEach(a.width, [&](int n, int j) {
     T& y = s.packs[n][j];
     y = Norm::template Of<T>(static_cast<float>(y) - mean, scale, weight.packs[n][j],
                              Norm::kCentred ? bias.packs[n][j] : T{});
-    bits = Larger(bits, y);
+    largest = Larger(largest, y);
   });
   if (a.y != nullptr) return s.StoreTo(a.y + row * a.width, a.width);
-  const RowScale row_scale(BlockMax(bits, largest));
+  const RowScale row_scale(BlockMax(largest, maxima));
 #pragma unroll
   for (int n = 0; n < N; ++n) {
     const int i = Part::Begin(n);
@@ -124,7 +123,7 @@ __global__ void __launch_bounds__(kNormThreads) row_norm_kernel(const RowNormArg
 template <typename Norm, typename T>
 __global__ void __launch_bounds__(kNormThreads) any_row_norm_kernel(const RowNormArgs<T> a) {
   __shared__ float sums[2][kMaxWarps];
-  __shared__ uint32_t largest[kMaxWarps];
+  __shared__ float maxima[kMaxWarps];
   AllowNext();
   AwaitPrevious();
   const int64_t row = blockIdx.x;
@@ -137,24 +136,23 @@ __global__ void __launch_bounds__(kNormThreads) any_row_norm_kernel(const RowNor
     for_each([&](int i) { sum[i] = Added(s[i], a.residual[row * a.residual_stride + i]); });
     s = sum;
   }
-  const float width = static_cast<float>(a.width);
   float mean = 0, squares = 0;
   if (Norm::kCentred) {
     for_each([&](int i) { mean += static_cast<float>(s[i]); });
-    mean = BlockSum(mean, sums[0]) / width;
+    mean = BlockSum(mean, sums[0]) * a.inverse_width;
   }
   for_each([&](int i) {
     const float centred = static_cast<float>(s[i]) - mean;
     squares += centred * centred;
   });
-  const float scale = rsqrtf(BlockSum(squares, sums[1]) / width + a.eps);
+  const float scale = rsqrtf(BlockSum(squares, sums[1]) * a.inverse_width + a.eps);
   const auto normal = [&](int i) {
     return Norm::template Of<T>(static_cast<float>(s[i]) - mean, scale, a.weight[i], Norm::kCentred ? a.bias[i] : T{});
   };
   if (a.y != nullptr) return for_each([&](int i) { a.y[row * a.width + i] = normal(i); });
-  uint32_t bits = 0;
-  for_each([&](int i) { bits = Larger(bits, normal(i)); });
-  const RowScale row_scale(BlockMax(bits, largest));
+  float largest = 0;
+  for_each([&](int i) { largest = Larger(largest, normal(i)); });
+  const RowScale row_scale(BlockMax(largest, maxima));
   for_each([&](int i) { a.values[row * a.width + i] = row_scale.Quantized(Pack<T, 1>{normal(i)})[0]; });
   if (threadIdx.x == 0) a.scale[row] = row_scale.scale();
 }
@@ -216,6 +214,7 @@ NormResult NormalizeRows(const std::string& name, const at::Tensor& x, const std
                               .x_stride = dense_x.stride(0),
                               .residual_stride = add ? dense_residual.stride(0) : 0,
                               .width = static_cast<int>(width),
+                              .inverse_width = 1.0F / static_cast<float>(width),
                               .eps = static_cast<float>(eps)};
     LaunchRowNorm<Norm, T>(args, rows);
   });

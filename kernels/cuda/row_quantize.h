@@ -1,7 +1,7 @@
 // A row in float8_e4m3fn on the device, with the bits that eager::QuantizeRows gives: scale = max |y| / 448, at least
 // 1e-12; value = y / scale, rounded to nearest even. A NaN, or an infinity, makes the row's scale one.
 //
-//   uint32_t largest = 0;
+//   float largest = 0;
 //   for (...) largest = Larger(largest, y[i]);
 //   const RowScale scale(BlockMax(largest, warps));
 //   Store(values + i, scale.Quantized(y));
@@ -16,10 +16,17 @@
 
 namespace automodeld {
 
-// The bits of |y| grow with |y|, infinity is beyond every number and NaN beyond infinity.
+// The larger of `largest` and |y|; NaN if one of them is.
 template <typename T>
-__device__ uint32_t Larger(uint32_t bits, T y) {
-  return max(bits, __float_as_uint(static_cast<float>(y)) & 0x7fffffffU);
+__device__ float Larger(float largest, T y) {
+#if __CUDA_ARCH__ >= 800
+  float larger = 0;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(largest), "f"(fabsf(static_cast<float>(y))));
+  return larger;
+#else
+  const float size = fabsf(static_cast<float>(y));
+  return largest >= size || isnan(largest) ? largest : size;
+#endif
 }
 
 // Rounded to nearest even, beyond +-448 (infinities too) 448, NaN as NaN.
@@ -41,12 +48,12 @@ __device__ Pack<uint8_t, W> ToE4m3(const Pack<float, W>& x) {
 
 class RowScale {
  public:
-  __device__ explicit RowScale(uint32_t largest_bits) {
+  __device__ explicit RowScale(float largest) {
     constexpr float kLargestE4m3 = 448.0F, kMinScale = 1e-12F;
-    const float scale = __fdiv_rn(__uint_as_float(largest_bits), kLargestE4m3);
+    const float scale = __fdiv_rn(largest, kLargestE4m3);
     scale_ = scale < kMinScale ? kMinScale : scale;
     inverse_ = __frcp_rn(scale_);
-    finite_ = isfinite(scale_);
+    divisor_ = isinf(scale_) ? 0.0F : scale_;
   }
 
   __device__ float scale() const { return scale_; }
@@ -60,19 +67,17 @@ class RowScale {
   }
 
  private:
-  // y / scale, rounded as a division is: with the reciprocal rounded right, what a quotient within one unit leaves over
-  // gives the right one (Markstein 1990). The sign is that of a zero.
+  // What y / scale rounds to in e4m3 is what this does: the product with the rounded reciprocal, less what it is off,
+  // is within 2^-22 of a unit in the last place of the exact quotient before it is rounded, and no exact quotient lies
+  // as near to the float beside the middle of two e4m3 numbers. Zeros keep their signs; an infinite scale makes numbers
+  // zeros and infinities NaN.
   __device__ float Quotient(float y) const {
-    if (!finite_) return __fdiv_rn(y, scale_);
-    float quotient = y * inverse_;
-    for (int step = 0; step < 2; ++step) {
-      quotient = __fmaf_rn(__fmaf_rn(-scale_, quotient, y), inverse_, quotient);
-    }
-    return copysignf(quotient, y);
+    const float quotient = y * inverse_;
+    const float off = __fmaf_rn(divisor_, quotient, -y);
+    return __fmaf_rn(-off, inverse_, quotient);
   }
 
-  float scale_, inverse_;
-  bool finite_;
+  float scale_, inverse_, divisor_;
 };
 
 }  // namespace automodeld

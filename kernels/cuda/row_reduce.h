@@ -7,8 +7,6 @@
 
 #include <cuda_runtime.h>
 
-#include <cstdint>
-
 namespace automodeld {
 
 inline constexpr int kWarp = 32, kMaxWarps = 32;
@@ -19,32 +17,34 @@ __device__ inline float WarpSum(float value) {
   return value;
 }
 
-__device__ inline uint32_t WarpMax(uint32_t value) {
+// Of values that are not negative; NaN if one is. Their bits are in the values' order, NaN beyond infinity.
+__device__ inline float WarpMax(float value) {
+  unsigned bits = __float_as_uint(value);
 #if __CUDA_ARCH__ >= 800
-  return __reduce_max_sync(kAllLanes, value);
+  bits = __reduce_max_sync(kAllLanes, bits);
 #else
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) value = max(value, __shfl_xor_sync(kAllLanes, value, offset));
-  return value;
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) bits = max(bits, __shfl_xor_sync(kAllLanes, bits, offset));
 #endif
+  return __uint_as_float(bits);
 }
 
 // Reduces over a warp, then over what the warps have found; 0 must change nothing.
-template <typename Value, typename Reduce>
-__device__ Value OverBlock(Value value, Value* warps, Reduce reduce) {
+template <typename Reduce>
+__device__ float OverBlock(float value, float* warps, Reduce reduce) {
   value = reduce(value);
   if (blockDim.x == kWarp) return value;
   const unsigned lane = threadIdx.x % kWarp;
   if (lane == 0) warps[threadIdx.x / kWarp] = value;
   __syncthreads();
-  return reduce(lane < blockDim.x / kWarp ? warps[lane] : Value{0});
+  return reduce(lane < blockDim.x / kWarp ? warps[lane] : 0.0F);
 }
 
 __device__ inline float BlockSum(float value, float* warps) {
   return OverBlock(value, warps, [](float v) { return WarpSum(v); });
 }
 
-__device__ inline uint32_t BlockMax(uint32_t value, uint32_t* warps) {
-  return OverBlock(value, warps, [](uint32_t v) { return WarpMax(v); });
+__device__ inline float BlockMax(float value, float* warps) {
+  return OverBlock(value, warps, [](float v) { return WarpMax(v); });
 }
 
 }  // namespace automodeld
