@@ -12,6 +12,7 @@
 
 #include "core/auto_model.h"
 #include "core/config.h"
+#include "core/device_memory_torch.h"
 #include "core/device_torch.h"
 #include "core/engine/model_runner.h"
 #include "core/exception_torch.h"
@@ -71,6 +72,7 @@ class Loading {
     }
     RETURN_IF_ERROR(AwaitTokenizer());
     RETURN_IF_ERROR(meter_.Check());
+    if (claim_.has_value()) claim_->Settle();
     SettleDefaults();
     Report();
     return std::move(loaded_);
@@ -159,7 +161,7 @@ class Loading {
                                          .meter = &meter_});
     RETURN_IF_ERROR(weights_->PlanFp8(dialect_));
     RETURN_IF_ERROR(weights_->Plan(ops_));
-    available_bytes_ = AvailableBytes(target_.device());
+    available_bytes_ = DeviceMemory::Of(target_.device()).budget().Available();
     return absl::OkStatus();
   }
 
@@ -171,7 +173,22 @@ class Loading {
     kv_dtype_ = KvDtype(options_.engine.kv_cache_dtype, at::typeMetaToScalarType(target_.dtype()));
     ASSIGN_OR_RETURN(planned_,
                      PlanMemory(shape_, options_.engine, limits, needs, kv_dtype_, target_.device().is_cpu()));
-    return absl::OkStatus();
+    return options_.check_only ? absl::OkStatus() : ClaimMemory();
+  }
+
+  // So that another load does not count on the same memory before this one has taken it.
+  absl::Status ClaimMemory() {
+    MemoryBudget& budget = DeviceMemory::Of(target_.device()).budget();
+    bool claimed = claim_.has_value() && claim_->Resize(planned_.needed_bytes);
+    if (!claim_.has_value()) {
+      std::optional<MemoryBudget::Claim> claim = budget.TryClaim(planned_.needed_bytes);
+      claimed = claim.has_value();
+      if (claimed) claim_.emplace(*std::move(claim));
+    }
+    if (claimed) return absl::OkStatus();
+    return absl::ResourceExhaustedError(
+        fmt::format("the model needs {} bytes for weights and one sequence, but {} are available beside other models",
+                    planned_.needed_bytes, budget.Available()));
   }
 
   absl::Status ReadWeights() {
@@ -204,6 +221,7 @@ class Loading {
                                                       .attention = std::move(attention_),
                                                       .options = target_,
                                                       .kv_options = target_.dtype(kv_dtype_),
+                                                      .kv_arena = DeviceMemory::Of(target_.device()).arena(),
                                                       .limits = planned_.limits,
                                                       .record_graphs = !options_.engine.enforce_eager},
                                                      graph_fallbacks_, loaded_.report.notes));
@@ -278,7 +296,8 @@ class Loading {
   ModelShape shape_;
   std::future<TokenizerResult> tokenizer_;
   std::optional<Safetensors> files_;
-  std::string dialect_;  // of a quantised checkpoint
+  std::string dialect_;                       // of a quantised checkpoint
+  std::optional<MemoryBudget::Claim> claim_;  // ends after the weights
   std::optional<ModelWeights> weights_;
   int64_t available_bytes_ = 0;  // on the device, before the load
   at::TensorOptions target_;     // of the weights

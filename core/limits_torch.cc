@@ -28,10 +28,18 @@ int64_t PageBytes(const ModelShape& shape, int64_t page_size, at::ScalarType dty
   return shape.num_layers * 2 * page_size * shape.num_kv_heads * shape.head_dim * width;
 }
 
+// What making the tables takes besides is free again before the cache is made.
+int64_t MakingBytes(const MemoryNeeds& needs, int64_t kv_bytes) {
+  return std::max<int64_t>(3 * needs.tables - kv_bytes, 0);
+}
+
+int64_t NeededBytes(const MemoryNeeds& needs, int64_t kv_bytes) {
+  return needs.weights + needs.tables + kv_bytes + MakingBytes(needs, kv_bytes);
+}
+
 absl::Status CheckFits(const MemoryNeeds& needs, int64_t kv_bytes) {
-  // What making the tables takes besides is free again before the cache is made.
-  const int64_t making = std::max<int64_t>(3 * needs.tables - kv_bytes, 0);
-  const int64_t needed = needs.weights + needs.tables + kv_bytes + making;
+  const int64_t making = MakingBytes(needs, kv_bytes);
+  const int64_t needed = NeededBytes(needs, kv_bytes);
   if (needed <= needs.available) return absl::OkStatus();
   return absl::ResourceExhaustedError(fmt::format(
       "the model needs {} bytes (weights {}, tables {}, making tables {}, KV cache {}), but {} are available{}", needed,
@@ -78,7 +86,7 @@ absl::StatusOr<PlannedLimits> PlanMemory(const ModelShape& shape, const EngineCo
     return absl::InvalidArgumentError(fmt::format("engine.kv_cache_bytes: {} is below 1", engine.kv_cache_bytes));
   }
   RETURN_IF_ERROR(CheckFits(needs, 0));
-  if (limits.ragged) return PlannedLimits{limits, 0};
+  if (limits.ragged) return PlannedLimits{limits, 0, NeededBytes(needs, 0)};
   const int64_t page_bytes = PageBytes(shape, limits.page_size, kv_dtype);
   const int64_t least = PagesFor(limits.max_model_len, limits.page_size) + 1;  // page 0 is scratch
   const int64_t budget = KvBudget(engine, needs, least * page_bytes, is_cpu);
@@ -91,7 +99,7 @@ absl::StatusOr<PlannedLimits> PlanMemory(const ModelShape& shape, const EngineCo
   }
   limits.num_pages = static_cast<int>(pages);
   RETURN_IF_ERROR(CheckFits(needs, pages * page_bytes));
-  return PlannedLimits{limits, pages * page_bytes};
+  return PlannedLimits{limits, pages * page_bytes, NeededBytes(needs, least * page_bytes)};
 }
 
 int64_t TableBytes(const ModelShape& shape) {

@@ -23,7 +23,8 @@ struct MemoryNeeds {
 
 struct PlannedLimits {
   RunnerLimits limits;
-  int64_t kv_bytes = 0;
+  int64_t kv_bytes = 0;      // of all pages: the cache takes memory as its pages are used, and never more
+  int64_t needed_bytes = 0;  // that the load takes for sure: weights, tables, and the pages of one sequence
 };
 
 // Without KV cache yet: lengths and counts. `tokenizer_max_length` (0: none) bounds an encoder's default length.
@@ -33,9 +34,10 @@ absl::StatusOr<RunnerLimits> PlanLengths(const ModelShape& shape, const EngineCo
 // What engine.kv_cache_dtype, a word that CheckLoadOptions lets pass, means for a model of `model_dtype`.
 at::ScalarType KvDtype(const std::string& word, at::ScalarType model_dtype);
 
-// Adds the KV pages: at most what max_num_seqs sequences of max_model_len need, within kv_cache_bytes; by default
-// within a quarter of what the weights leave on the CPU, three quarters on a GPU, or one sequence if that is more.
-// RESOURCE_EXHAUSTED: weights and cache are more than there is, or the cache does not hold one sequence.
+// Adds the KV pages that there may ever be: at most what max_num_seqs sequences of max_model_len need, within
+// kv_cache_bytes; by default within a quarter of what the weights leave on the CPU, three quarters on a GPU, or one
+// sequence if that is more. RESOURCE_EXHAUSTED: weights and cache are more than there is, or the cache does not hold
+// one sequence.
 absl::StatusOr<PlannedLimits> PlanMemory(const ModelShape& shape, const EngineConfig& engine, RunnerLimits limits,
                                          const MemoryNeeds& needs, at::ScalarType kv_dtype, bool is_cpu);
 

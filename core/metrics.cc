@@ -32,6 +32,8 @@ constexpr std::array kTable = {
     MetricRow{"automodeld_waiting", Type::kGauge, "model", "Requests that wait for a slot"},
     MetricRow{"automodeld_kv_pages_used", Type::kGauge, "model", "KV pages in use"},
     MetricRow{"automodeld_kv_pages_total", Type::kGauge, "model", "KV pages there are"},
+    MetricRow{"automodeld_kv_pages_mapped", Type::kGauge, "model",
+              "KV pages that have memory; the others get it when they are needed"},
     MetricRow{"automodeld_preemptions_total", Type::kCounter, "model",
               "Sequences that gave their KV pages back to others and were computed again"},
     MetricRow{"automodeld_model_load_seconds", Type::kGauge, "model", "How long the model's last load took"},
@@ -110,6 +112,7 @@ struct Metrics::Families {
         waiting(Gauge(r, "automodeld_waiting")),
         kv_pages_used(Gauge(r, "automodeld_kv_pages_used")),
         kv_pages_total(Gauge(r, "automodeld_kv_pages_total")),
+        kv_pages_mapped(Gauge(r, "automodeld_kv_pages_mapped")),
         preemptions(Counter(r, "automodeld_preemptions_total")),
         load_seconds(Gauge(r, "automodeld_model_load_seconds")),
         load_fallbacks(Counter(r, "automodeld_model_load_fallbacks_total")),
@@ -127,6 +130,7 @@ struct Metrics::Families {
   prometheus::Family<prometheus::Gauge>& waiting;
   prometheus::Family<prometheus::Gauge>& kv_pages_used;
   prometheus::Family<prometheus::Gauge>& kv_pages_total;
+  prometheus::Family<prometheus::Gauge>& kv_pages_mapped;
   prometheus::Family<prometheus::Counter>& preemptions;
   prometheus::Family<prometheus::Gauge>& load_seconds;
   prometheus::Family<prometheus::Counter>& load_fallbacks;
@@ -153,8 +157,8 @@ ModelMetrics* Metrics::ForModel(const std::string& model) {
       f.prompt_tokens.Add(labels), f.generated_tokens.Add(labels), f.queue_seconds.Add(labels, kWaitBuckets),
       f.time_to_first_token_seconds.Add(labels, kWaitBuckets), f.inter_token_seconds.Add(labels, kStepBuckets),
       f.step_seconds.Add(labels, kStepBuckets), f.step_host_seconds.Add(labels, kHostBuckets), f.running.Add(labels),
-      f.waiting.Add(labels), f.kv_pages_used.Add(labels), f.kv_pages_total.Add(labels), f.preemptions.Add(labels),
-      f.load_seconds.Add(labels)});
+      f.waiting.Add(labels), f.kv_pages_used.Add(labels), f.kv_pages_total.Add(labels), f.kv_pages_mapped.Add(labels),
+      f.preemptions.Add(labels), f.load_seconds.Add(labels)});
   return metrics.get();
 }
 

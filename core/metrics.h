@@ -49,6 +49,7 @@ struct ModelMetrics {
   prometheus::Gauge& waiting;
   prometheus::Gauge& kv_pages_used;
   prometheus::Gauge& kv_pages_total;
+  prometheus::Gauge& kv_pages_mapped;
   prometheus::Counter& preemptions;
   prometheus::Gauge& load_seconds;
 };

@@ -4,6 +4,8 @@
 //   const float write_scale = WriteScale("k_scale", cache.dtype(), k_scale);
 //   StoredBytes(cache.keys(0))[page][offset].copy_(StoredBytes(ToCache(k, cache.dtype(), write_scale)));
 //
+//   KvCache(DeviceMemory::Of(device).arena(), least_pages, num_pages, …)   // memory comes as pages are asked for
+//
 // A float8_e4m3fn cache holds x / scale, with one scale for the keys and one for the values of a layer: rounded to
 // nearest even, beyond +-448 (infinities too) 448, NaN as NaN; reading gives what is held times the scale. The other
 // types hold x itself, rounded as libtorch rounds, and have no scales: whatever is given as one is not looked at.
@@ -13,23 +15,38 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <memory>
+
+#include "kernels/kv_arena.h"
 
 namespace automodeld {
 
 // Page-major: a page holds K and V of every layer in one contiguous piece.
 class KvCache {
  public:
+  // All of it in memory of libtorch's.
   KvCache(int64_t num_pages, int64_t num_layers, int64_t page_size, int64_t kv_heads, int64_t head_dim,
           at::TensorOptions options);
+
+  // In the arena of `options`' device, which must outlive every view: pages from mapped_pages() on have no memory and
+  // may not be touched. The first `least_pages` have. A null arena: as above. Throws c10::Error where they do not fit.
+  KvCache(KvArena* arena, int64_t least_pages, int64_t num_pages, int64_t num_layers, int64_t page_size,
+          int64_t kv_heads, int64_t head_dim, at::TensorOptions options);
 
   at::Tensor keys(int64_t layer) const;    // view [pages, page_size, kv_heads, head_dim], strided
   at::Tensor values(int64_t layer) const;  // the same shape
   int64_t page_size() const { return pages_.size(3); }
   at::ScalarType dtype() const { return pages_.scalar_type(); }
-  int64_t bytes() const { return static_cast<int64_t>(pages_.nbytes()); }
+  int64_t bytes() const { return static_cast<int64_t>(pages_.nbytes()); }  // of all pages, with memory or without
+
+  int64_t num_pages() const { return pages_.size(0); }
+  int64_t mapped_pages() const { return range_ == nullptr ? num_pages() : range_->mapped_pages(); }
+  // KvRange::Request; nothing where the arena has no part in it.
+  void RequestPages(int64_t pages);
 
  private:
-  at::Tensor pages_;  // [pages, layers, 2, page_size, kv_heads, head_dim]
+  std::shared_ptr<KvRange> range_;  // null: memory of libtorch's
+  at::Tensor pages_;                // [pages, layers, 2, page_size, kv_heads, head_dim]
 };
 
 // What a scale may be, so that neither it nor its reciprocal leaves float32.

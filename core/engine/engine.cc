@@ -19,6 +19,7 @@ Engine::Engine(std::string model, std::unique_ptr<Runner> runner, std::shared_pt
       metrics_(metrics),
       runner_(std::move(runner)),
       scheduler_(limits_) {
+  scheduler_.SetMappedPages(runner_->mapped_pages());
   const auto end_early = [this](std::shared_ptr<Request> request) {
     const std::lock_guard lock(mutex_);
     ended_early_.push_back(std::move(request));
@@ -47,14 +48,24 @@ void Engine::Run() {
 void Engine::Step() {
   const absl::Time begin = absl::Now();
   waited_ = absl::ZeroDuration();
+  scheduler_.SetMappedPages(runner_->mapped_pages());
   const Batch& batch = scheduler_.Next(absl::Now());
   PassOn();
   const bool launched = !batch.empty() && Launch(batch);
+  RequestPages();
   // Without a new step there is nothing to overlap with: everything lands, so that the next turn can decide.
   const size_t ahead = launched ? static_cast<size_t>(limits_.look_ahead) : 0;
   while (in_flight_.size() > ahead) Land();
+  if (scheduler_.idle()) RequestPages();
   PassOn();
   if (launched) metrics_->step_host_seconds.Observe(absl::ToDoubleSeconds(absl::Now() - begin - waited_));
+}
+
+// Asks for memory before pages are short; idle, gives back what it did not need.
+void Engine::RequestPages() {
+  const int wanted = scheduler_.PagesWanted();
+  if (wanted > runner_->mapped_pages() || scheduler_.idle()) runner_->RequestPages(wanted);
+  scheduler_.SetMappedPages(runner_->mapped_pages());
 }
 
 bool Engine::TakeInbox() {
@@ -108,7 +119,8 @@ void Engine::PassOn() {
 }
 
 EngineLoad Engine::CurrentLoad() const {
-  return {scheduler_.num_running(), scheduler_.num_waiting(), scheduler_.pages().used(), scheduler_.pages().total()};
+  const PagePool& pages = scheduler_.pages();
+  return {scheduler_.num_running(), scheduler_.num_waiting(), pages.used(), pages.total(), pages.mapped()};
 }
 
 void Engine::ShowLoad(const EngineLoad& load) {
@@ -116,6 +128,7 @@ void Engine::ShowLoad(const EngineLoad& load) {
   metrics_->waiting.Set(load.waiting);
   metrics_->kv_pages_used.Set(static_cast<double>(load.kv_pages_used));
   metrics_->kv_pages_total.Set(static_cast<double>(load.kv_pages_total));
+  metrics_->kv_pages_mapped.Set(static_cast<double>(load.kv_pages_mapped));
   const int64_t preemptions = scheduler_.num_preemptions();
   metrics_->preemptions.Increment(static_cast<double>(preemptions - std::exchange(preemptions_shown_, preemptions)));
 }

@@ -42,8 +42,9 @@ struct EngineLoad {
   int running = 0;
   int waiting = 0;
   int64_t kv_pages_used = 0;
-  int64_t kv_pages_total = 0;  // without the scratch page
-  bool draining = false;       // takes no new requests
+  int64_t kv_pages_total = 0;   // without the scratch page
+  int64_t kv_pages_mapped = 0;  // of them, those that have memory
+  bool draining = false;        // takes no new requests
 };
 
 class Engine {
@@ -94,6 +95,7 @@ class Engine {
   void Step();
   bool TakeInbox();  // sleeps while there is nothing to do; false: stopping
   bool Launch(const Batch& batch);
+  void RequestPages();
   void Land();
   void PassOn();  // what is new, to whoever asks for the load and to delivery
   EngineLoad CurrentLoad() const;

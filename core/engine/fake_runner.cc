@@ -147,6 +147,16 @@ void FakeSteps::Violated(const std::string& what) {
   violations_.push_back(fmt::format("step {}: {}", num_launched_, what));
 }
 
+void FakeSteps::Ended(int64_t step) {
+  const std::lock_guard lock(mutex_);
+  num_ended_ = std::max(num_ended_, step + 1);
+}
+
+bool FakeSteps::AllEnded() const {
+  const std::lock_guard lock(mutex_);
+  return num_ended_ == num_launched_;
+}
+
 void FakeSteps::AwaitRelease(int64_t step) {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return step < num_released_; });
@@ -172,6 +182,7 @@ class FakeStep : public LaunchedStep {
 FakeRunner::FakeRunner(FakeRunnerOptions options)
     : options_(std::move(options)),
       slots_(static_cast<size_t>(limits().max_num_seqs)),
+      mapped_pages_(options_.grant ? limits().least_pages() : limits().num_pages),
       kv_(static_cast<size_t>(limits().num_pages) * static_cast<size_t>(limits().page_size), -1),
       slot_used_at_(static_cast<size_t>(limits().max_num_seqs)),
       page_used_at_(static_cast<size_t>(limits().num_pages)) {}
@@ -182,7 +193,10 @@ absl::StatusOr<std::unique_ptr<LaunchedStep>> FakeRunner::Launch(const Batch& ba
     return status;
   }
   const int64_t step = steps_->Launched({Describe(batch.decode), Describe(batch.prefill), Describe(batch.ragged)});
-  if (step == options_.fail_launch_at) return absl::InternalError("out of luck at launch");
+  if (step == options_.fail_launch_at) {
+    steps_->Ended(step);
+    return absl::InternalError("out of luck at launch");
+  }
   StepOutput output;
   for (const auto* segment : {&batch.decode, &batch.prefill, &batch.ragged}) {
     for (const BatchItem& item : *segment) output.items.push_back(Run(item));
@@ -191,6 +205,18 @@ absl::StatusOr<std::unique_ptr<LaunchedStep>> FakeRunner::Launch(const Batch& ba
     return std::make_unique<FakeStep>(steps_, step, absl::InternalError("out of luck while running"));
   }
   return std::make_unique<FakeStep>(steps_, step, std::move(output));
+}
+
+void FakeRunner::RequestPages(int pages) {
+  if (!options_.grant) return;
+  const int wanted = std::clamp(pages, limits().least_pages(), limits().num_pages);
+  if (wanted > mapped_pages_) {
+    mapped_pages_ = std::clamp(options_.grant(mapped_pages_, wanted), mapped_pages_, wanted);
+  } else if (wanted < mapped_pages_) {
+    if (!steps_->AllEnded()) steps_->Violated("pages given back beneath a step");
+    mapped_pages_ = wanted;
+    std::fill(kv_.begin() + static_cast<std::ptrdiff_t>(wanted) * limits().page_size, kv_.end(), -1);
+  }
 }
 
 absl::Status FakeRunner::Check(const Batch& batch) {
@@ -217,7 +243,7 @@ absl::Status FakeRunner::CheckPages(const BatchItem& item) {
     return absl::InternalError(fmt::format("slot {}: {} pages for {} tokens", item.slot, item.pages.size(), needed));
   }
   for (const PageId page : item.pages) {
-    if (page <= 0 || page >= limits().num_pages) return Equal(item, "page", page, 1);
+    if (page <= 0 || page >= mapped_pages_) return Equal(item, "page", page, 1);
     if (std::exchange(page_used_at_[static_cast<size_t>(page)], num_checked_) == num_checked_) {
       return absl::InternalError(fmt::format("slot {}: page {} twice in a batch", item.slot, page));
     }

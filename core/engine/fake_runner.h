@@ -14,6 +14,10 @@
 // state per slot like a real one. Every Launch checks the batch: budget, slots in use once, pages disjoint and enough,
 // first, context, position and num_generated consistent with what the slot has seen. A breach is written down and is
 // the step's error.
+//
+// Pages get memory as in the real runner, if the options say so: at first least_pages() have it, and the runner, asked
+// for more, gives what `grant` says. A page without memory in a batch is a breach, and so is giving memory back beneath
+// a step.
 #ifndef CORE_ENGINE_FAKE_RUNNER_H_
 #define CORE_ENGINE_FAKE_RUNNER_H_
 
@@ -50,6 +54,8 @@ struct FakeRunnerOptions {
   int hidden_size = 8;
   int64_t fail_launch_at = -1;  // number of the step, from 0, that Launch refuses
   int64_t fail_wait_at = -1;    // number of the step that runs but gives an error
+  // Of `mapped` pages to the `wanted` ones, more: how many there are then. Empty: all pages have memory from the start.
+  std::function<int(int mapped, int wanted)> grant = nullptr;
 };
 
 // What one item of a launched batch was, without the pointers.
@@ -88,6 +94,8 @@ class FakeSteps {
   friend class FakeStep;
   int64_t Launched(FakeBatch batch);
   void Violated(const std::string& what);
+  void Ended(int64_t step);
+  bool AllEnded() const;
   void AwaitRelease(int64_t step);
 
   mutable std::mutex mutex_;
@@ -105,6 +113,8 @@ class FakeRunner : public Runner {
 
   const RunnerLimits& limits() const override { return options_.limits; }
   absl::StatusOr<std::unique_ptr<LaunchedStep>> Launch(const Batch& batch) override;
+  int mapped_pages() const override { return mapped_pages_; }
+  void RequestPages(int pages) override;
   std::shared_ptr<FakeSteps> steps() const { return steps_; }
 
   // What the request gets, whoever its neighbours are: its completion without preemption, cancels and stop strings …
@@ -129,6 +139,7 @@ class FakeRunner : public Runner {
   const FakeRunnerOptions options_;
   const std::shared_ptr<FakeSteps> steps_ = std::make_shared<FakeSteps>();
   std::vector<Slot> slots_;
+  int mapped_pages_;
   std::vector<TokenId> kv_;                           // [num_pages * page_size]
   std::vector<int64_t> slot_used_at_, page_used_at_;  // by which batch: found twice in one is a breach
   int64_t num_checked_ = 0;

@@ -139,8 +139,9 @@ class ModelRunner final : public Runner {
     parts_.limits.look_ahead = device_.is_cpu() ? 0 : 1;
     if (parts_.limits.num_pages == 0) return;
     const c10::OptionalStreamGuard on_stream(stream_);
-    kv_ = std::make_unique<KvCache>(parts_.limits.num_pages, parts_.shape.num_layers, parts_.limits.page_size,
-                                    parts_.shape.num_kv_heads, parts_.shape.head_dim, parts_.kv_options);
+    kv_ = std::make_unique<KvCache>(parts_.kv_arena, parts_.limits.least_pages(), parts_.limits.num_pages,
+                                    parts_.shape.num_layers, parts_.limits.page_size, parts_.shape.num_kv_heads,
+                                    parts_.shape.head_dim, parts_.kv_options);
   }
 
   ~ModelRunner() override {
@@ -165,6 +166,10 @@ class ModelRunner final : public Runner {
   }
 
   const RunnerLimits& limits() const override { return parts_.limits; }
+  int mapped_pages() const override { return kv_ == nullptr ? 0 : static_cast<int>(kv_->mapped_pages()); }
+  void RequestPages(int pages) override {
+    if (kv_ != nullptr) kv_->RequestPages(pages);
+  }
 
   absl::StatusOr<std::unique_ptr<LaunchedStep>> Launch(const Batch& batch) override {
     try {

@@ -17,6 +17,7 @@
 #include "core/model.h"
 #include "core/patch.h"
 #include "kernels/attention.h"
+#include "kernels/kv_arena.h"
 #include "kernels/ops.h"
 
 namespace automodeld {
@@ -29,12 +30,13 @@ struct ModelRunnerParts {
   std::unique_ptr<AttentionBackend> attention;
   at::TensorOptions options;     // of activations
   at::TensorOptions kv_options;  // of the KV cache: any type that it knows, on the same device
+  KvArena* kv_arena = nullptr;   // where its pages get their memory; null: all at once, from libtorch
   RunnerLimits limits;
   bool record_graphs = true;  // where device and attention allow it
 };
 
-// Allocates the KV cache and, where device and attention allow it, records decode steps as graphs; that they cannot be
-// recorded is a fallback. RESOURCE_EXHAUSTED: it does not fit.
+// Makes the KV cache, with memory for one sequence of max_model_len at least, and, where device and attention allow it,
+// records decode steps as graphs; that they cannot be recorded is a fallback. RESOURCE_EXHAUSTED: it does not fit.
 absl::StatusOr<std::unique_ptr<Runner>> MakeModelRunner(ModelRunnerParts parts, Fallbacks& fallbacks,
                                                         std::vector<std::string>& notes);
 

@@ -5,6 +5,7 @@
 
 #include <absl/status/statusor.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 
@@ -29,6 +30,12 @@ struct RunnerLimits {
   int vocab_size = 0;              // token ids are below it; 0: any
   int look_ahead = 0;              // steps launched before the results of the one before are read: 1 CUDA, 0 CPU
   bool ragged = false;             // inputs run whole and without pages (encoder)
+
+  // Pages that one sequence of max_model_len needs, the scratch page included, if there are so many.
+  int least_pages() const {
+    const int64_t pages = (int64_t{max_model_len} + page_size - 1) / page_size + 1;
+    return static_cast<int>(std::min<int64_t>(pages, num_pages));
+  }
 };
 
 // Used by one thread, the model's engine thread; construction and destruction may happen on another.
@@ -38,6 +45,13 @@ class Runner {
   virtual const RunnerLimits& limits() const = 0;
   // Runs one step. An error says that the step did not run: its requests end with it, the runner stays usable.
   virtual absl::StatusOr<std::unique_ptr<LaunchedStep>> Launch(const Batch& batch) = 0;
+
+  // KV pages below this have memory: at least limits().least_pages() of num_pages. It grows by itself after a request.
+  virtual int mapped_pages() const { return limits().num_pages; }
+  // Asks for so many mapped pages and returns at once. More come while steps run, as far as memory goes; a request that
+  // fell short has to be made again. Fewer may be asked for only while no step is in flight, and mapped_pages() is then
+  // what is left. Never fewer than least_pages() are.
+  virtual void RequestPages(int /*pages*/) {}
 };
 
 }  // namespace automodeld

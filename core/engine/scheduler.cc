@@ -15,6 +15,10 @@ namespace {
 // How much of the budget is prefill's own while it has work.
 constexpr int kPrefillShare = 8;
 
+// Pages that should be ready for each running sequence: one may be needed in the next step, and memory takes a few
+// steps.
+constexpr int kPagesAhead = 2;
+
 template <typename List>
 void InsertInOrder(List& list, Sequence* sequence) {
   list.insert(std::upper_bound(list.begin(), list.end(), sequence, ServedBefore), sequence);
@@ -53,6 +57,7 @@ void Scheduler::Add(std::shared_ptr<Request> request) {
 }
 
 const Batch& Scheduler::Next(absl::Time now) {
+  if (running_.empty() && steps_.empty()) most_pages_wanted_ = 0;
   batch_.decode.clear();
   batch_.prefill.clear();
   batch_.ragged.clear();
@@ -62,7 +67,24 @@ const Batch& Scheduler::Next(absl::Time now) {
   const int used = SchedulePrefill(PrefillBudget(), now);
   ScheduleDecode(limits_.max_num_batched_tokens - used);
   if (!batch_.empty()) RememberStep();
+  if (!limits_.ragged) CountPagesWanted();
   return batch_;
+}
+
+void Scheduler::CountPagesWanted() {
+  const int left = limits_.num_pages - 1 - pages_.used();
+  int ahead = std::min(left, kPagesAhead * num_running());
+  const size_t could_start = std::min(waiting_.size(), free_slots_.size());
+  for (size_t i = 0; i < could_start && ahead < left; ++i) {
+    ahead += PagesFor(static_cast<int>(waiting_[i]->tokens.size())) + kPagesAhead;
+  }
+  pages_wanted_ = 1 + pages_.used() + std::min(ahead, left);
+  most_pages_wanted_ = std::max(most_pages_wanted_, pages_wanted_);
+}
+
+int Scheduler::PagesWanted() const {
+  if (limits_.ragged) return 0;
+  return std::max(limits_.least_pages(), idle() ? most_pages_wanted_ : std::max(pages_wanted_, pages_.mapped() + 1));
 }
 
 void Scheduler::EndCancelledAndExpired(absl::Time now) {

@@ -18,6 +18,8 @@
 //      spare page for each sequence in decode, so that a newcomer does not lead to preemption right away. Whoever is
 //      first in the queue is never passed by.
 // Inputs of encoders (limits.ragged) need no pages and are never cut.
+// Pages get their memory as they are needed: SetMappedPages says how many have it, PagesWanted how many should soon.
+// What has none is not there for the rules above.
 // Ends by token (stop_token_ids after min_tokens, max_tokens, max_model_len) are decided in Land. With look-ahead the
 // sequence may be in the next step already: that result is dropped.
 #ifndef CORE_ENGINE_SCHEDULER_H_
@@ -56,6 +58,14 @@ class Scheduler {
   // The results of the oldest step that has not landed. An error ends the step's requests with INTERNAL.
   void Land(absl::StatusOr<StepOutput> output, absl::Time now);
 
+  // Pages below this have memory, those in use among them; all of them unless it is called. One sequence of
+  // max_model_len must fit.
+  void SetMappedPages(int num_pages) { pages_.SetMapped(num_pages); }
+  // How many pages, scratch included, should have memory, so that none is short in the next steps: those in use, some
+  // for each running sequence and those of the prompts that could start. While anything runs never less than there are;
+  // idle, what the time since it was idle last had wanted at most.
+  int PagesWanted() const;
+
   // Ends one request, if it has not ended: `reason` for an end in good order.
   void End(const Request& request, const absl::Status& status, FinishReason reason, absl::Time now);
   void EndAll(const absl::Status& status, absl::Time now);
@@ -82,6 +92,7 @@ class Scheduler {
   void GrowPages();
   bool GrowPages(Sequence& sequence);  // false: the sequence itself was preempted
   void Preempt(Sequence& sequence);
+  void CountPagesWanted();
   int PrefillBudget() const;
   int SchedulePrefill(int budget, absl::Time now);  // both return the tokens used
   void ScheduleDecode(int budget);
@@ -117,6 +128,8 @@ class Scheduler {
   std::vector<Event> events_;
   std::vector<std::unique_ptr<Sequence>> sequences_;
   std::vector<Sequence*> spare_sequences_;
+  int pages_wanted_ = 0;       // after the last Next
+  int most_pages_wanted_ = 0;  // since it was idle last
   int64_t num_arrived_ = 0;
   int64_t num_steps_ = 0;
   int64_t num_preemptions_ = 0;

@@ -117,6 +117,23 @@ TEST_P(EngineTest, MetricsShowTheWorkAndEndAtZero) {
   EXPECT_THAT(metrics_.Serialize(), HasSubstr("automodeld_generated_tokens_total{model=\"m\"} 20"));
 }
 
+TEST_P(EngineTest, PagesGetMemoryWhileStepsRunAndGiveItBackIdle) {
+  options_.grant = [](int /*mapped*/, int wanted) { return wanted; };
+  Start();
+  EXPECT_EQ(engine_->Load().kv_pages_mapped, 16);
+  EXPECT_EQ(engine_->Load().kv_pages_total, 64);
+  const auto requests = Generates(4, 40, 20);
+  ASSERT_EQ(engine_->Submit(requests), absl::OkStatus());
+  for (const auto& request : requests) sink(request).AwaitFinish();
+  while (engine_->Load().running > 0) std::this_thread::yield();
+  EXPECT_GE(engine_->Load().kv_pages_mapped, 4 * 10);
+  const auto last = Generate("last", 4, 2);
+  ASSERT_EQ(engine_->Submit(last), absl::OkStatus());
+  sink(last).AwaitFinish();
+  while (engine_->Load().kv_pages_mapped > 16) std::this_thread::yield();
+  EXPECT_THAT(metrics_.Serialize(), HasSubstr("automodeld_kv_pages_mapped{model=\"m\"} 16"));
+}
+
 TEST_P(EngineTest, EmbedsOnAnEncoder) {
   options_.limits = EncoderLimits();
   options_.limits.look_ahead = GetParam();

@@ -22,6 +22,7 @@ struct Traffic {
   int num_requests;
   double arrivals_per_step;
   int min_preemptions = 0;  // so that it is known to be tested
+  double growth = -1;       // how often memory is there when asked for; below 0: all pages have it from the start
 };
 
 void PrintTo(const Traffic& traffic, std::ostream* out) { *out << traffic.name; }
@@ -82,6 +83,9 @@ class RandomTraffic : public ::testing::TestWithParam<std::tuple<Traffic, int>> 
     return whole;
   }
 
+  // Some of what is wanted, or nothing.
+  int Grant(double chance, int mapped, int wanted) { return Chance(chance) ? Draw(mapped, wanted) : mapped; }
+
   std::mt19937 random_{20240607};
   int num_made_ = 0;
   std::vector<std::shared_ptr<Request>> requests_;
@@ -97,24 +101,29 @@ RunnerLimits Limits(int seqs, int budget, int pages, bool ragged = false) {
           .ragged = ragged};
 }
 
-INSTANTIATE_TEST_SUITE_P(Engine, RandomTraffic,
-                         ::testing::Combine(::testing::Values(Traffic{"Ample", Limits(16, 64, 257), 6000, 1.0},
-                                                              Traffic{"FewPages", Limits(16, 64, 21), 3000, 0.3, 20},
-                                                              Traffic{"PagesForOne", Limits(8, 32, 13), 1500, 0.1},
-                                                              Traffic{"SmallBudget", Limits(16, 5, 60), 2000, 0.2},
-                                                              Traffic{"BudgetOfOne", Limits(4, 1, 40), 500, 0.02},
-                                                              Traffic{"OneSlot", Limits(1, 16, 20), 1200, 0.1},
-                                                              Traffic{"Encoder", Limits(8, 64, 0, true), 8000, 2.0}),
-                                            ::testing::Values(0, 1)),
-                         [](const auto& tested) {
-                           return std::string(std::get<0>(tested.param).name) +
-                                  (std::get<1>(tested.param) == 0 ? "" : "LookAhead");
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Engine, RandomTraffic,
+    ::testing::Combine(::testing::Values(Traffic{"Ample", Limits(16, 64, 257), 6000, 1.0},
+                                         Traffic{"FewPages", Limits(16, 64, 21), 3000, 0.3, 20},
+                                         Traffic{"PagesForOne", Limits(8, 32, 13), 1500, 0.1},
+                                         Traffic{"SmallBudget", Limits(16, 5, 60), 2000, 0.2},
+                                         Traffic{"BudgetOfOne", Limits(4, 1, 40), 500, 0.02},
+                                         Traffic{"OneSlot", Limits(1, 16, 20), 1200, 0.1},
+                                         Traffic{"Growing", Limits(16, 64, 257), 4000, 1.0, 0, 0.3},
+                                         Traffic{"SeldomGrowing", Limits(16, 64, 65), 3000, 0.3, 20, 0.02},
+                                         Traffic{"Encoder", Limits(8, 64, 0, true), 8000, 2.0}),
+                       ::testing::Values(0, 1)),
+    [](const auto& tested) {
+      return std::string(std::get<0>(tested.param).name) + (std::get<1>(tested.param) == 0 ? "" : "LookAhead");
+    });
 
 TEST_P(RandomTraffic, EveryRequestEndsOnceWithTheTokensItGetsAlone) {
   const auto& [traffic, look_ahead] = GetParam();
   FakeRunnerOptions options{.limits = traffic.limits, .next_token = HashedTokens(64)};
   options.limits.look_ahead = look_ahead;
+  if (traffic.growth >= 0) {
+    options.grant = [this, chance = traffic.growth](int mapped, int wanted) { return Grant(chance, mapped, wanted); };
+  }
   Stepper stepper(options);
   for (int num_steps = 0; num_made_ < traffic.num_requests || !stepper.scheduler().idle(); ++num_steps) {
     Arrive(stepper, traffic);
@@ -127,6 +136,7 @@ TEST_P(RandomTraffic, EveryRequestEndsOnceWithTheTokensItGetsAlone) {
     stepper.Advance(absl::Seconds(1));
   }
   EXPECT_EQ(stepper.scheduler().pages().used(), 0);
+  EXPECT_EQ(stepper.scheduler().pages().num_free(), stepper.scheduler().pages().mapped());
   int num_whole = 0;
   for (const auto& request : requests_) num_whole += ExpectSameAsAlone(*request, stepper, options) ? 1 : 0;
   EXPECT_GT(num_whole, traffic.num_requests / 4);

@@ -39,6 +39,7 @@ class Stepper {
 
   // One turn of the loop. Returns what was launched; every invariant that holds between steps is checked.
   FakeBatch Step() {
+    scheduler_.SetMappedPages(runner_.mapped_pages());
     const Batch& batch = scheduler_.Next(now_);
     TakeEvents();
     bool launched = false;
@@ -46,7 +47,9 @@ class Stepper {
       in_flight_.push_back(runner_.Launch(batch));
       launched = in_flight_.back().ok();
     }
+    RequestPages();
     while (in_flight_.size() > (launched ? look_ahead_ : 0)) Land();
+    if (scheduler_.idle()) RequestPages();
     EXPECT_TRUE(runner_.steps()->violations().empty()) << runner_.steps()->violations().back();
     EXPECT_EQ(scheduler_.pages().used(), scheduler_.pages_referenced());
     std::vector<FakeBatch> launched_batches = runner_.steps()->batches();
@@ -63,11 +66,17 @@ class Stepper {
   const Outcome& outcome(const Request& request) { return outcomes_[&request]; }
   const Outcome& outcome(const std::shared_ptr<Request>& request) { return outcome(*request); }
   Scheduler& scheduler() { return scheduler_; }
+  FakeRunner& runner() { return runner_; }
   const RunnerLimits& limits() const { return runner_.limits(); }
   absl::Time now() const { return now_; }
   void Advance(absl::Duration duration) { now_ += duration; }
 
  private:
+  void RequestPages() {
+    const int wanted = scheduler_.PagesWanted();
+    if (wanted > runner_.mapped_pages() || scheduler_.idle()) runner_.RequestPages(wanted);
+  }
+
   void Land() {
     auto step = std::move(in_flight_.front());
     in_flight_.pop_front();

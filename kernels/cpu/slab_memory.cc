@@ -1,0 +1,77 @@
+// Reserved addresses are PROT_NONE, so that a page that was never mapped faults. Mapping touches every page: memory
+// that only counts as there may be gone when a step writes it first.
+#include "kernels/cpu/slab_memory.h"
+
+#include <c10/util/Exception.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace automodeld {
+namespace {
+
+constexpr int64_t kHugePage = 2 << 20;
+
+void* NoMemoryAt(void* begin, size_t bytes, int flags) {
+  return mmap(begin, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
+}
+
+class CpuSlabMemory final : public SlabMemory {
+ public:
+  int64_t granularity() const override { return page_; }
+
+  // Begins on a border of a huge page: what comes before and after goes back.
+  std::byte* Reserve(int64_t bytes) override {
+    const auto size = static_cast<size_t>(bytes);
+    void* found = NoMemoryAt(nullptr, size + kHugePage, 0);
+    TORCH_CHECK(found != MAP_FAILED, "cannot reserve ", bytes, " bytes of addresses: ", std::strerror(errno));
+    auto* begin = static_cast<std::byte*>(found);
+    const auto before =
+        static_cast<size_t>(-static_cast<int64_t>(reinterpret_cast<uintptr_t>(begin)) & (kHugePage - 1));
+    if (before > 0) munmap(begin, before);
+    munmap(begin + before + size, static_cast<size_t>(kHugePage) - before);
+    return begin + before;
+  }
+
+  void Release(std::byte* begin, int64_t bytes) override { munmap(begin, static_cast<size_t>(bytes)); }
+
+  bool Map(std::byte* begin, int64_t bytes) override {
+    const auto size = static_cast<size_t>(bytes);
+    if (mprotect(begin, size, PROT_READ | PROT_WRITE) != 0) return false;
+#ifdef MADV_HUGEPAGE
+    if (bytes >= kHugePage) static_cast<void>(madvise(begin, size, MADV_HUGEPAGE));
+#endif
+    if (Populate(begin, size)) return true;
+    Unmap(begin, bytes);
+    return false;
+  }
+
+  void Unmap(std::byte* begin, int64_t bytes) override {
+    // One call that both frees and closes. It fails only where the kernel has no room for one more range of addresses:
+    // the memory still goes back.
+    const auto size = static_cast<size_t>(bytes);
+    if (NoMemoryAt(begin, size, MAP_FIXED) == MAP_FAILED) static_cast<void>(madvise(begin, size, MADV_DONTNEED));
+  }
+
+ private:
+  bool Populate(std::byte* begin, size_t size) const {
+#ifdef MADV_POPULATE_WRITE
+    if (madvise(begin, size, MADV_POPULATE_WRITE) == 0) return true;
+    if (errno != EINVAL) return false;  // EINVAL: a kernel before 5.14
+#endif
+    for (size_t i = 0; i < size; i += static_cast<size_t>(page_)) {
+      *reinterpret_cast<volatile std::byte*>(begin + i) = std::byte{0};
+    }
+    return true;
+  }
+
+  const int64_t page_ = sysconf(_SC_PAGESIZE);
+};
+
+}  // namespace
+
+std::unique_ptr<SlabMemory> MakeCpuSlabMemory() { return std::make_unique<CpuSlabMemory>(); }
+
+}  // namespace automodeld
