@@ -94,6 +94,14 @@ TEST(Limits, PagesAreCountedInTheCachesOwnType) {
   }
 }
 
+// The rest of the cache takes memory when it is used.
+TEST(Limits, ALoadNeedsItsWeightsItsTablesAndOneSequence) {
+  const auto planned =
+      Plan({.kv_cache_bytes = 200 * kPageBytes}, {.weights = 1000, .tables = 10, .available = int64_t{1} << 40});
+  ASSERT_TRUE(planned.ok()) << planned.status();
+  EXPECT_EQ(planned->needed_bytes, 1010 + 64 * kPageBytes);
+}
+
 TEST(Limits, AGivenCacheSizeIsKept) {
   const auto planned = Plan({.kv_cache_bytes = 100 * kPageBytes + 1}, {.available = int64_t{1} << 40});
   ASSERT_TRUE(planned.ok()) << planned.status();

@@ -1,4 +1,5 @@
-// What loading takes of the CPU's memory, by an allocator that counts: at its peak, afterwards, and after a failure.
+// What loading takes of the CPU's memory, by an allocator that counts and by the arena of the KV caches: at its peak,
+// afterwards, and after a failure.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "core/auto_model.h"
+#include "core/device_memory_torch.h"
 #include "core/limits_torch.h"
 #include "tests/models/counting_allocator.h"
 #include "tests/models/tiny_model.h"
@@ -111,22 +113,27 @@ void WriteZeros(const CheckpointFolder& folder, const json& config, const Tensor
 struct Taken {
   LoadReport report;
   int64_t kept = 0;  // bytes, of the loaded model
-  int64_t peak = 0;
+  int64_t peak = 0;  // or less, where the cache was not there yet
 };
+
+int64_t MappedBytes() { return DeviceMemory::Of(at::kCPU).arena()->mapped_bytes(); }
 
 // Loads, counts and frees again.
 Taken Load(const LoadOptions& options, const LoadContext& context = {}) {
   CountingAllocator& counter = CountingAllocator::Installed();
   const int64_t before = counter.current();
+  const int64_t mapped_before = MappedBytes();
   counter.ResetPeak();
   Taken taken;
   {
     const auto loaded = AutoModel::Load(options, context);
     EXPECT_TRUE(loaded.ok()) << loaded.status();
     if (!loaded.ok()) return taken;
-    taken = {loaded->report, counter.current() - before, counter.peak() - before};
+    const int64_t mapped = MappedBytes() - mapped_before;
+    taken = {loaded->report, counter.current() - before + mapped, counter.peak() - before + mapped};
   }
   EXPECT_EQ(counter.current(), before);
+  EXPECT_EQ(MappedBytes(), mapped_before);
   return taken;
 }
 
@@ -210,6 +217,41 @@ TEST(LoadMemory, AnFp8StepThatFailsLeavesWhatALoadWithoutItTakes) {
   EXPECT_NEAR(static_cast<double>(taken.kept), static_cast<double>(plain.kept), 4096);
   ExpectWithin3Percent(taken.report.weight_bytes + taken.report.kv_bytes, taken.kept);
   EXPECT_LE(taken.peak, plain.kept + llama.largest * 2 + kQuantising);
+}
+
+TEST(LoadMemory, ACacheTakesMemoryForOneSequenceAndMoreWhenItIsAskedFor) {
+  LoadOptions options = OptionsOf(Shapes()[0].config, "float32");
+  options.engine = {.max_model_len = 64, .max_num_seqs = 256, .kv_cache_bytes = 200 << 20};
+  const int64_t before = MappedBytes();
+  {
+    const auto loaded = AutoModel::Load(options, {});
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    Runner& runner = *loaded->runner;
+    EXPECT_GE(runner.mapped_pages(), 5);
+    EXPECT_LE(MappedBytes() - before, 32 << 20);
+    EXPECT_GT(loaded->report.kv_bytes, 190 << 20);
+    const int all = runner.limits().num_pages;
+    runner.RequestPages(all);
+    while (runner.mapped_pages() < all) std::this_thread::yield();
+    EXPECT_GE(MappedBytes() - before, loaded->report.kv_bytes);
+    runner.RequestPages(0);
+    EXPECT_LT(runner.mapped_pages(), all);
+    EXPECT_GE(runner.mapped_pages(), 5);
+  }
+  EXPECT_EQ(MappedBytes(), before);
+}
+
+TEST(LoadMemory, ALoadDoesNotCountOnWhatAnotherWasPromised) {
+  MemoryBudget& budget = DeviceMemory::Of(at::kCPU).budget();
+  const LoadOptions options = OptionsOf(Shapes()[0].config, "float32");
+  const int64_t available = budget.Available();
+  auto claim = budget.TryClaim(available - (64 << 20));
+  ASSERT_TRUE(claim.has_value());
+  const auto refused = AutoModel::Load(options, {});
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted) << refused.status();
+  EXPECT_THAT(std::string(refused.status().message()), testing::HasSubstr(" are available"));
+  claim.reset();
+  EXPECT_TRUE(AutoModel::Load(options, {}).ok());
 }
 
 TEST(LoadMemory, ALoadThatFailsHalfWayLeavesNothing) {
