@@ -13,6 +13,10 @@ constexpr int64_t kMaxLength = 1 << 20;
 constexpr int kDefaultSeqs = 256;
 constexpr int kMaxSeqs = 4096;
 constexpr int64_t kDefaultBatchedTokens = 2048;
+// Of an encoder on a GPU, whose steps keep it busy only when they are long: inputs of 8 tokens fill one of two steps in
+// flight.
+constexpr int64_t kGpuEncoderTokens = 16384;
+constexpr int kGpuEncoderSeqs = 4096;
 
 // The value, or `default_value` where it is 0.
 absl::StatusOr<int> InRange(const char* field, int value, int64_t default_value, int64_t low, int64_t high) {
@@ -54,6 +58,23 @@ int64_t KvBudget(const EngineConfig& engine, const MemoryNeeds& needs, int64_t l
   return std::max(is_cpu ? left / 4 : left / 4 * 3, least);
 }
 
+// Of an encoder's step: what a layer holds at its widest is about 16 times its input, in float32.
+int64_t ActivationBytes(const ModelShape& shape, int64_t tokens) {
+  return tokens * 16 * shape.hidden_size * static_cast<int64_t>(sizeof(float));
+}
+
+// Longer steps where they were not asked for and activations take no more than a quarter of what the weights leave.
+RunnerLimits ForGpuEncoder(const ModelShape& shape, const EngineConfig& engine, const MemoryNeeds& needs,
+                           RunnerLimits limits) {
+  if (engine.max_num_seqs == 0) limits.max_num_seqs = kGpuEncoderSeqs;
+  if (engine.max_num_batched_tokens != 0) return limits;
+  const int64_t left = needs.available - needs.weights - needs.tables;
+  int64_t tokens = kGpuEncoderTokens;
+  while (tokens > limits.max_num_batched_tokens && ActivationBytes(shape, tokens) > left / 4) tokens /= 2;
+  limits.max_num_batched_tokens = std::max(limits.max_num_batched_tokens, static_cast<int>(tokens));
+  return limits;
+}
+
 }  // namespace
 
 absl::StatusOr<RunnerLimits> PlanLengths(const ModelShape& shape, const EngineConfig& engine,
@@ -86,7 +107,9 @@ absl::StatusOr<PlannedLimits> PlanMemory(const ModelShape& shape, const EngineCo
     return absl::InvalidArgumentError(fmt::format("engine.kv_cache_bytes: {} is below 1", engine.kv_cache_bytes));
   }
   RETURN_IF_ERROR(CheckFits(needs, 0));
-  if (limits.ragged) return PlannedLimits{limits, 0, NeededBytes(needs, 0)};
+  if (limits.ragged) {
+    return PlannedLimits{is_cpu ? limits : ForGpuEncoder(shape, engine, needs, limits), 0, NeededBytes(needs, 0)};
+  }
   const int64_t page_bytes = PageBytes(shape, limits.page_size, kv_dtype);
   const int64_t least = PagesFor(limits.max_model_len, limits.page_size) + 1;  // page 0 is scratch
   const int64_t budget = KvBudget(engine, needs, least * page_bytes, is_cpu);

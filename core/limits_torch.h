@@ -36,8 +36,9 @@ at::ScalarType KvDtype(const std::string& word, at::ScalarType model_dtype);
 
 // Adds the KV pages that there may ever be: at most what max_num_seqs sequences of max_model_len need, within
 // kv_cache_bytes; by default within a quarter of what the weights leave on the CPU, three quarters on a GPU, or one
-// sequence if that is more. RESOURCE_EXHAUSTED: weights and cache are more than there is, or the cache does not hold
-// one sequence.
+// sequence if that is more. An encoder has none, but on a GPU steps of up to 16384 tokens where the client names no
+// length of its own. RESOURCE_EXHAUSTED: weights and cache are more than there is, or the cache does not hold one
+// sequence.
 absl::StatusOr<PlannedLimits> PlanMemory(const ModelShape& shape, const EngineConfig& engine, RunnerLimits limits,
                                          const MemoryNeeds& needs, at::ScalarType kv_dtype, bool is_cpu);
 

@@ -179,6 +179,7 @@ std::vector<Sample> ModelSamples(const std::string& op, const OpDims& dims) {
     return {ActMulSample(rows, "silu"), ActMulSample(rows, "gelu"), ActMulSample(rows, "gelu_tanh")};
   }
   if (op == "qkv_rope_write_kv") return ModelQkvSamples(dims);
+  if (op == "pool_rows") return ModelPoolRowsSamples(std::min(dims.hidden_size, kWidest));
   return ModelSamplingSamples(op, std::min(dims.vocab_size, kWidest));
 }
 

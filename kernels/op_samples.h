@@ -18,6 +18,7 @@ std::vector<Sample> QkvRopeWriteKvSamples();
 std::vector<Sample> AdjustLogitsSamples();
 std::vector<Sample> CountTokensSamples();
 std::vector<Sample> SampleSamples();
+std::vector<Sample> PoolRowsSamples();
 
 // A model's dimensions, as far as its operations' shapes follow from them.
 struct OpDims {
@@ -36,6 +37,9 @@ std::vector<Sample> ModelSamples(const std::string& op, const OpDims& dims);
 
 // Of those, the ones that follow from the vocabulary alone: adjust_logits, count_tokens and sample.
 std::vector<Sample> ModelSamplingSamples(const std::string& op, int64_t vocab);
+
+// ModelSamples of pool_rows.
+std::vector<Sample> ModelPoolRowsSamples(int64_t hidden_size);
 
 }  // namespace automodeld
 

@@ -25,6 +25,7 @@ constexpr char kCountTokens[] = "count_tokens(Tensor(a!) counts, Tensor count_ro
 constexpr char kSample[] =
     "sample(Tensor logits, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p, Tensor seeds, "
     "Tensor positions) -> Tensor";
+constexpr char kPoolRows[] = "pool_rows(Tensor hidden, Tensor items, Tensor(a!)? partial) -> Tensor";
 
 bool Fits(const Kernel& kernel, at::Device device, at::ScalarType dtype) {
   return kernel.device == device.type() && std::ranges::find(kernel.dtypes, dtype) != kernel.dtypes.end();
@@ -53,7 +54,8 @@ Ops EagerOps() {
           .act_mul = {"act_mul", kActMul, "eager", eager::ActMul},
           .adjust_logits = {"adjust_logits", kAdjustLogits, "eager", eager::AdjustLogits},
           .count_tokens = {"count_tokens", kCountTokens, "eager", eager::CountTokens},
-          .sample = {"sample", kSample, "eager", eager::Sample}};
+          .sample = {"sample", kSample, "eager", eager::Sample},
+          .pool_rows = {"pool_rows", kPoolRows, "eager", eager::PoolRows}};
 }
 
 std::vector<std::string> OpNames() {

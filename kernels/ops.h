@@ -95,6 +95,13 @@ struct Ops {
   Op<at::Tensor(const at::Tensor& logits, const at::Tensor& temperature, const at::Tensor& top_k,
                 const at::Tensor& top_p, const at::Tensor& min_p, const at::Tensor& seeds, const at::Tensor& positions)>
       sample;
+
+  // One vector for each of many sequences, from the rows of their tokens. hidden: [rows, n], any float type; items:
+  // [items, 8] int64, as kernels/pool_rows.h lays them out. Sums are float32; partial: [any, n] float32, where
+  // sequences that come in chunks keep what they have so far (none: all are whole). Of an item that is the last of its
+  // sequence the vector is divided, cut to its dimensions and normalised; of another it is what `partial` now has.
+  // Gives [items, n] float32.
+  Op<at::Tensor(const at::Tensor& hidden, const at::Tensor& items, const std::optional<at::Tensor>& partial)> pool_rows;
 };
 
 // Calls visit with every operation's entry, in the table's order; of several tables with the entries side by side.
@@ -107,6 +114,7 @@ void ForEachOp(const Visit& visit, Tables&&... tables) {
   visit(tables.adjust_logits...);
   visit(tables.count_tokens...);
   visit(tables.sample...);
+  visit(tables.pool_rows...);
 }
 
 // The definition: plain ATen, float32 where transformers uses float32. Works on every device and for every dtype.

@@ -41,6 +41,7 @@ void BenchSamples::Add(const BenchResult& result) {
     return;
   }
   ++counts_.requests;
+  inputs_ += result.inputs;
   input_tokens_ += result.input_tokens;
   output_tokens_ += result.output_tokens;
   latency_.push_back(result.latency);
@@ -54,6 +55,7 @@ BenchSummary BenchSamples::Summarise(double seconds) const {
   summary.seconds = seconds;
   const auto rate = [&](int64_t count) { return seconds > 0 ? static_cast<double>(count) / seconds : 0; };
   summary.requests_per_second = rate(summary.requests);
+  summary.inputs_per_second = rate(inputs_);
   summary.input_tokens_per_second = rate(input_tokens_);
   summary.output_tokens_per_second = rate(output_tokens_);
   summary.latency = ToPercentiles(latency_);
@@ -68,6 +70,7 @@ std::string BenchSummary::ToJson() const {
                         {"errors_by_code", errors_by_code},
                         {"seconds", seconds},
                         {"requests_per_second", requests_per_second},
+                        {"inputs_per_second", inputs_per_second},
                         {"input_tokens_per_second", input_tokens_per_second},
                         {"output_tokens_per_second", output_tokens_per_second},
                         {"latency_ms", InMilliseconds(latency)},

@@ -17,6 +17,7 @@ namespace automodeld {
 // One call. Times are in seconds.
 struct BenchResult {
   std::string error{};  // name of the gRPC code; empty: OK, and the rest counts
+  int64_t inputs = 1;
   int64_t input_tokens = 0;
   int64_t output_tokens = 0;
   double latency = 0;
@@ -36,6 +37,7 @@ struct BenchSummary {
   std::map<std::string, int64_t> errors_by_code{};
   double seconds = 0;
   double requests_per_second = 0;
+  double inputs_per_second = 0;  // of Embed: an input is a text or its tokens
   double input_tokens_per_second = 0;
   double output_tokens_per_second = 0;
   Percentiles latency{}, first_token{}, inter_token{};  // seconds
@@ -52,6 +54,7 @@ class BenchSamples {
  private:
   mutable std::mutex mutex_;
   BenchSummary counts_;
+  int64_t inputs_ = 0;
   int64_t input_tokens_ = 0;
   int64_t output_tokens_ = 0;
   std::vector<double> latency_, first_token_, inter_token_;

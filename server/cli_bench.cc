@@ -19,6 +19,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr int kMaxChannels = 16;  // a connection carries the calls of several clients
+
 double Since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 std::string CodeName(const grpc::Status& status) {
@@ -43,7 +45,8 @@ struct BenchPlan {
 template <typename Input>
 void FillInput(const BenchPlan& plan, uint64_t index, Input* input) {
   if (!plan.texts.empty()) return input->set_text(plan.texts[index % plan.texts.size()]);
-  std::mt19937_64 random(plan.seed * 0x9E3779B97F4A7C15U + index);
+  // Quickly seeded: a batch takes thousands of them. The upper half of the product is well mixed.
+  std::minstd_rand random(static_cast<uint32_t>((plan.seed + index + 1) * 0x9E3779B97F4A7C15U >> 32U));
   std::uniform_int_distribution<int32_t> token(0, plan.vocab_size - 1);
   for (int i = 0; i < plan.input_tokens; ++i) input->mutable_token_ids()->add_ids(token(random));
 }
@@ -98,6 +101,7 @@ grpc::Status RunEmbed(v1::InferenceService::Stub& stub, grpc::ClientContext* con
   v1::EmbedResponse response;
   const grpc::Status status = stub.Embed(context, request, &response);
   result.latency = Since(start);
+  result.inputs = response.embeddings_size();
   result.input_tokens = response.usage().prompt_tokens();
   for (const v1::Embedding& embedding : response.embeddings()) {
     if (embedding.has_error())
@@ -110,7 +114,9 @@ grpc::Status RunEmbed(v1::InferenceService::Stub& stub, grpc::ClientContext* con
 class ClosedLoop {
  public:
   ClosedLoop(const BenchPlan& plan, const ClientFlags& client, Interrupt& interrupt, Terminal& terminal)
-      : plan_(plan), client_(client), interrupt_(interrupt), bar_(terminal), channel_(client.Connect()) {}
+      : plan_(plan), client_(client), interrupt_(interrupt), bar_(terminal) {
+    for (int i = 0; i < std::min(plan.concurrency, kMaxChannels); ++i) channels_.push_back(client.Connect());
+  }
 
   // Returns when `num_calls` calls have ended, or one was interrupted.
   void Run(uint64_t first, int num_calls, const std::string& what) {
@@ -120,7 +126,8 @@ class ClosedLoop {
     const int num_clients = std::min(plan_.concurrency, num_calls);
     clients.reserve(static_cast<size_t>(num_clients));
     for (int i = 0; i < num_clients; ++i) {
-      clients.emplace_back([=, this] { Client(first, num_calls, what); });
+      const auto& channel = channels_[static_cast<size_t>(i) % channels_.size()];
+      clients.emplace_back([=, this] { Client(channel, first, num_calls, what); });
     }
     for (std::thread& client : clients) client.join();
     seconds_ = Since(start_);
@@ -132,8 +139,8 @@ class ClosedLoop {
   std::string first_error() const { return first_error_; }
 
  private:
-  void Client(uint64_t first, int num_calls, const std::string& what) {
-    const auto stub = v1::InferenceService::NewStub(channel_);
+  void Client(const std::shared_ptr<grpc::Channel>& channel, uint64_t first, int num_calls, const std::string& what) {
+    const auto stub = v1::InferenceService::NewStub(channel);
     for (int call = next_++; call < num_calls && !interrupt_.seen(); call = next_++) {
       Add(Call(*stub, first + static_cast<uint64_t>(call)));
       Show(what, call, num_calls);
@@ -167,7 +174,7 @@ class ClosedLoop {
   const ClientFlags& client_;
   Interrupt& interrupt_;
   ProgressBar bar_;
-  const std::shared_ptr<grpc::Channel> channel_;
+  std::vector<std::shared_ptr<grpc::Channel>> channels_;
   std::unique_ptr<BenchSamples> samples_ = std::make_unique<BenchSamples>();
   std::atomic<int> next_ = 0;
   Clock::time_point start_;

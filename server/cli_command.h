@@ -53,6 +53,7 @@ class ClientFlags {
   ClientFlags(const ClientFlags&) = delete;
   ClientFlags& operator=(const ClientFlags&) = delete;
 
+  // Each with a connection of its own.
   std::shared_ptr<grpc::Channel> Connect() const;
 
   // With the deadline, if there is one.

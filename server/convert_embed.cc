@@ -90,11 +90,12 @@ uint16_t ToHalf(float value) {
 }
 
 void PackHalf(std::span<const float> values, std::string* packed) {
-  packed->reserve(values.size() * 2);
+  packed->resize(values.size() * 2);
+  char* at = packed->data();
   for (const float value : values) {
     const uint16_t half = ToHalf(value);
-    packed->push_back(static_cast<char>(half & 0xFFU));
-    packed->push_back(static_cast<char>(half >> 8U));
+    *at++ = static_cast<char>(half & 0xFFU);
+    *at++ = static_cast<char>(half >> 8U);
   }
 }
 
@@ -136,6 +137,12 @@ size_t LongestText(const v1::EmbedRequest& request, const EmbedPlan& plan) {
   size_t longest = 0;
   for (const v1::EmbedInput& input : request.inputs()) longest = std::max(longest, input.text().size());
   return plan.truncate ? std::min(longest, plan.max_tokens * kMaxBytesPerToken) : longest;
+}
+
+size_t TextBytes(const v1::EmbedRequest& request) {
+  size_t bytes = 0;
+  for (const v1::EmbedInput& input : request.inputs()) bytes += input.text().size();
+  return bytes;
 }
 
 absl::StatusOr<std::vector<TokenId>> EncodeInput(const v1::EmbedInput& input, const EmbedPlan& plan,

@@ -33,6 +33,9 @@ absl::StatusOr<EmbedPlan> PlanEmbed(const v1::EmbedRequest& request, const Serve
 // Bytes of the longest text that will be encoded.
 size_t LongestText(const v1::EmbedRequest& request, const EmbedPlan& plan);
 
+// Bytes of all texts, those that will be cut included.
+size_t TextBytes(const v1::EmbedRequest& request);
+
 // The tokens of one input, cut if the plan says so. INVALID_ARGUMENT and FAILED_PRECONDITION are this input's own.
 absl::StatusOr<std::vector<TokenId>> EncodeInput(const v1::EmbedInput& input, const EmbedPlan& plan,
                                                  const ServedModel& model);

@@ -12,12 +12,23 @@
 namespace automodeld {
 namespace {
 
+constexpr size_t kShortTexts = 512;       // bytes that are tokenized in a tenth of a millisecond, or two
+constexpr size_t kTextsPerThread = 2048;  // bytes worth waking a thread
+constexpr int kPart = 16;                 // inputs that a thread takes at a time
+
 // Tokens add up; the times are those of the slowest input.
 void Add(const RequestUsage& usage, RequestUsage* sum) {
   sum->prompt_tokens += usage.prompt_tokens;
   sum->cached_tokens += usage.cached_tokens;
   sum->queue = std::max(sum->queue, usage.queue);
   sum->prefill = std::max(sum->prefill, usage.prefill);
+}
+
+// How many threads should tokenize, at least one.
+int NumThreads(const v1::EmbedRequest& request, const WorkerPool& pool) {
+  const int parts = (request.inputs_size() + kPart - 1) / kPart;
+  const auto wanted = static_cast<int>(TextBytes(request) / kTextsPerThread);
+  return std::max(1, std::min({wanted, parts, pool.num_threads()}));
 }
 
 void SetError(const absl::Status& status, v1::Embedding* embedding) {
@@ -37,34 +48,50 @@ grpc::ServerUnaryReactor* EmbedCall::Start(const Services& services, grpc::Callb
 }
 
 absl::Status EmbedCall::Admit(const std::shared_ptr<EmbedCall>& self, const grpc::ByteBuffer& bytes) {
-  const auto request = std::make_shared<v1::EmbedRequest>();  // let go of as soon as it is tokenized
-  RETURN_IF_ERROR(Enter(bytes, request.get()));
-  ASSIGN_OR_RETURN(const std::shared_ptr<const ServedModel> model, Find(request->model()));
-  ASSIGN_OR_RETURN(plan_, PlanEmbed(*request, *model));
-  return Post(services().PoolFor(LongestText(*request, plan_)),
-              [self, request, model] { self->Prepare(self, *request, *model); });
+  const auto work = std::make_shared<Work>();
+  const v1::EmbedRequest& request = work->request;
+  RETURN_IF_ERROR(Enter(bytes, &work->request));
+  ASSIGN_OR_RETURN(work->model, Find(request.model()));
+  ASSIGN_OR_RETURN(plan_, PlanEmbed(request, *work->model));
+  work->made.resize(static_cast<size_t>(request.inputs_size()));
+  work->left = work->num_inputs = request.inputs_size();
+  for (int i = 0; i < work->num_inputs; ++i) response_.add_embeddings();
+  if (TextBytes(request) <= kShortTexts) {
+    Encode(self, *work);
+    return absl::OkStatus();
+  }
+  WorkerPool* const pool = services().PoolFor(LongestText(request, plan_));
+  const int num_threads = pool == services().workers ? NumThreads(request, *pool) : 1;
+  const auto encode = [self, work] { self->Encode(self, *work); };
+  RETURN_IF_ERROR(Post(pool, encode));
+  for (int i = 1; i < num_threads && pool->Post(encode); ++i) continue;
+  return absl::OkStatus();
 }
 
-void EmbedCall::Prepare(const std::shared_ptr<EmbedCall>& self, const v1::EmbedRequest& request,
-                        const ServedModel& model) {
-  Requests requests;
-  absl::Status status = Guarded([&] { return MakeRequests(self, request, model, &requests); });
-  if (!status.ok() || requests.empty()) return End(std::move(status));
-  Submit(requests, model.engine.get());
+void EmbedCall::Encode(const std::shared_ptr<EmbedCall>& self, Work& work) {
+  const int size = work.num_inputs;
+  for (int begin = work.next.fetch_add(kPart); begin < size; begin = work.next.fetch_add(kPart)) {
+    const int end = std::min(begin + kPart, size);
+    const absl::Status status = Guarded([&] { return MakeRequests(self, work, begin, end); });
+    if (!status.ok()) {
+      const std::lock_guard lock(mutex_);
+      status_.Update(status);
+    }
+    if (work.left.fetch_sub(end - begin) == end - begin) Submit(work);
+  }
 }
 
-absl::Status EmbedCall::MakeRequests(const std::shared_ptr<EmbedCall>& self, const v1::EmbedRequest& request,
-                                     const ServedModel& model, Requests* requests) {
-  for (int i = 0; i < request.inputs_size(); ++i) {
+absl::Status EmbedCall::MakeRequests(const std::shared_ptr<EmbedCall>& self, Work& work, int begin, int end) {
+  for (int i = begin; i < end; ++i) {
     if (cancelled()) return CancelStatus();
-    v1::Embedding* embedding = response_.add_embeddings();
-    auto made = MakeRequest(self, request.inputs(i), i, model);
+    v1::Embedding* embedding = response_.mutable_embeddings(i);
+    auto made = MakeRequest(self, work.request.inputs(i), i, *work.model);
     if (!made.ok()) {
       SetError(made.status(), embedding);
       continue;
     }
     embedding->set_num_tokens(static_cast<int>((*made)->prompt.size()));
-    requests->push_back(*std::move(made));
+    work.made[static_cast<size_t>(i)] = *std::move(made);
   }
   return absl::OkStatus();
 }
@@ -85,14 +112,22 @@ absl::StatusOr<std::shared_ptr<Request>> EmbedCall::MakeRequest(const std::share
   return request;
 }
 
-void EmbedCall::Submit(const Requests& requests, Engine* engine) {
+// Lets go of what is not needed any more: a thread that comes too late for a part keeps `work` until it knows.
+void EmbedCall::Submit(Work& work) {
+  const std::shared_ptr<const ServedModel> model = std::move(work.model);
+  Requests requests = std::move(work.made);
+  work.request.Clear();
+  std::erase(requests, nullptr);
+  absl::Status status;
   {
-    std::lock_guard lock(mutex_);
+    const std::lock_guard lock(mutex_);
+    status = status_;
     requests_ = requests;
     unfinished_ = requests.size();
   }
+  if (!status.ok() || requests.empty()) return End(std::move(status));
   if (cancelled()) OnCancel();  // it may have come before there was anything to cancel
-  const absl::Status status = engine->Submit(requests);
+  status = model->engine->Submit(requests);
   if (!status.ok()) Ended(status, {}, requests.size());
 }
 

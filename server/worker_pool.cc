@@ -6,7 +6,7 @@
 namespace automodeld {
 
 WorkerPool::WorkerPool(int num_threads, int max_waiting)
-    : max_waiting_(max_waiting), threads_(static_cast<size_t>(num_threads)) {}
+    : num_threads_(num_threads), max_waiting_(max_waiting), threads_(static_cast<size_t>(num_threads)) {}
 
 WorkerPool::~WorkerPool() { Join(); }
 

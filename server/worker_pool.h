@@ -28,11 +28,13 @@ class WorkerPool {
   // Runs what was posted, then ends the threads. Nothing may be posted from now on.
   void Join();
 
+  int num_threads() const { return num_threads_; }
   int max_waiting() const { return max_waiting_; }
 
  private:
   void Add(std::function<void()> task);  // counted already
 
+  const int num_threads_;
   const int max_waiting_;
   std::atomic<int> waiting_ = 0;
   boost::asio::thread_pool threads_;

@@ -14,8 +14,8 @@
 
 #include "core/engine/model_runner_graphs.h"
 #include "core/engine/model_runner_inputs.h"
+#include "core/engine/model_runner_pooler.h"
 #include "core/engine/model_runner_sampler.h"
-#include "core/layers/pooling.h"
 #include "core/listing.h"
 #include "core/patch.h"
 #include "core/status.h"
@@ -33,11 +33,6 @@ at::Tensor StartCopy(const at::Tensor& t) {
   host.copy_(t, /*non_blocking=*/true);
   return host;
 }
-
-struct PooledRow {
-  at::Tensor value;  // [dimensions] float32
-  int64_t output = 0;
-};
 
 class ModelStep final : public LaunchedStep {
  public:
@@ -57,8 +52,8 @@ class ModelStep final : public LaunchedStep {
     }
   }
 
-  void AddVector(const at::Tensor& value, int64_t output) {
-    pooled_.push_back({.value = StartCopy(value), .output = output});
+  void AddVectors(PooledItems pooled) {
+    pooled_ = {.values = StartCopy(pooled.values), .rows = std::move(pooled.rows)};
   }
 
   // After the last Add: results are on the host when the device has come this far.
@@ -74,9 +69,9 @@ class ModelStep final : public LaunchedStep {
       StepOutput output;
       output.items.resize(num_items_);
       for (size_t i = 0; i < rows_.size(); ++i) ReadToken(static_cast<int64_t>(i), output);
-      for (const PooledRow& row : pooled_) {
-        const auto* data = row.value.contiguous().data_ptr<float>();
-        output.items[static_cast<size_t>(row.output)].embedding.assign(data, data + row.value.numel());
+      for (const PooledItems::Row& row : pooled_.rows) {
+        const auto* data = pooled_.values.const_data_ptr<float>() + row.row * pooled_.values.size(1);
+        output.items[static_cast<size_t>(row.output)].embedding.assign(data, data + row.dimensions);
       }
       return output;
     } catch (const std::exception& error) {
@@ -109,7 +104,7 @@ class ModelStep final : public LaunchedStep {
   at::Device device_;
   SampledTokens sampled_;
   std::vector<Row> rows_;
-  std::vector<PooledRow> pooled_;
+  PooledItems pooled_;
   std::optional<c10::Event> done_;
 };
 
@@ -135,7 +130,7 @@ class ModelRunner final : public Runner {
         upload_(device_),
         packer_(parts_.limits.page_size),
         sampler_(parts_.ops, parts_.limits.max_num_seqs, parts_.shape.vocab_size, device_),
-        pools_(static_cast<size_t>(parts_.limits.max_num_seqs)) {
+        pooler_(parts_.ops, parts_.limits.max_num_seqs, parts_.shape.hidden_size, parts_.options) {
     parts_.limits.look_ahead = device_.is_cpu() ? 0 : 1;
     if (parts_.limits.num_pages == 0) return;
     const c10::OptionalStreamGuard on_stream(stream_);
@@ -198,7 +193,7 @@ class ModelRunner final : public Runner {
         const at::Tensor picked = hidden.index_select(0, upload_.Get(sampled_rows_));
         step->AddTokens(sampler_.Sample(parts_.model->Logits(picked), sampling_.Get(upload_), rows), rows);
       }
-      PoolRows(batch, hidden, *step);
+      step->AddVectors(pooler_.Pool(hidden, upload_));
     }
     step->Seal();
     return step;
@@ -228,6 +223,7 @@ class ModelRunner final : public Runner {
     packer_.Add(batch, num_decode, upload_);
     sampled_rows_ = upload_.Add(sampled_rows);
     sampling_.Add(rows, static_cast<size_t>(num_sampled), parts_.limits.max_num_seqs, upload_);
+    pooler_.Add(batch, upload_);
   }
 
   Inputs StepInputs() const {
@@ -250,9 +246,7 @@ class ModelRunner final : public Runner {
   int64_t PagesOf(int tokens) const { return (tokens + parts_.limits.page_size - 1) / parts_.limits.page_size; }
 
   void ResetIfFirst(const BatchItem& item) {
-    if (!item.first) return;
-    sampler_.ResetSlot(item);
-    pools_[static_cast<size_t>(item.slot)] = PoolState{};
+    if (item.first) sampler_.ResetSlot(item);
   }
 
   // The rows of the batch after which a token is drawn.
@@ -268,21 +262,6 @@ class ModelRunner final : public Runner {
     return rows;
   }
 
-  void PoolRows(const Batch& batch, const at::Tensor& hidden, ModelStep& step) {
-    int64_t output = 0;
-    ForEachItem(batch, [&](const BatchItem& item, int64_t row) {
-      if (item.request->kind == Request::Kind::kEmbed) {
-        PoolState& pool = pools_[static_cast<size_t>(item.slot)];
-        Pool(item.request->embed.pooling, hidden.narrow(0, row, item.num_tokens), item.position, pool);
-        if (item.last) {
-          step.AddVector(FinishPool(item.request->embed, pool), output);
-          pool = PoolState{};
-        }
-      }
-      ++output;
-    });
-  }
-
   ModelRunnerParts parts_;
   const at::Device device_;
   const std::optional<c10::Stream> stream_;
@@ -292,7 +271,7 @@ class ModelRunner final : public Runner {
   InputPacker packer_;
   SamplingPacker sampling_;
   Sampler sampler_;
-  std::vector<PoolState> pools_;  // by slot: vectors whose prompt comes in chunks
+  Pooler pooler_;
   DecodeGraphs graphs_;
 };
 

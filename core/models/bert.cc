@@ -166,7 +166,7 @@ const bool kRegistered = RegisterArchitectures({
      .make = [](const Config& config, const Weights& w, const Ops& ops) -> std::unique_ptr<Model> {
        return std::make_unique<Bert>(ReadBert(config).value(), w, ops);
      },
-     .ops = {"layer_norm", "qkv_rope_write_kv"},
+     .ops = {"layer_norm", "qkv_rope_write_kv", "pool_rows"},
      .base_prefix = "bert.",
      .ignorable = {"embeddings.position_ids", "pooler."}},
 });

@@ -206,7 +206,7 @@ Architecture Row(const std::string& name, const std::string& model_type, const T
           .make = [traits](const Config& config, const Weights& w, const Ops& ops) -> std::unique_ptr<Model> {
             return std::make_unique<Decoder>(ReadDecoder(config, traits).value(), w, ops);
           },
-          .ops = {"rms_norm", "qkv_rope_write_kv", "act_mul", "adjust_logits", "count_tokens", "sample"},
+          .ops = {"rms_norm", "qkv_rope_write_kv", "act_mul", "adjust_logits", "count_tokens", "sample", "pool_rows"},
           .base_prefix = "model.",
           .tied = {.copy = "lm_head.weight", .original = "model.embed_tokens.weight"},
           .ignorable = {"rotary_emb.inv_freq"}};

@@ -35,6 +35,8 @@ at::Tensor Sample(const at::Tensor& logits, const at::Tensor& temperature, const
                   const at::Tensor& top_p, const at::Tensor& min_p, const at::Tensor& seeds,
                   const at::Tensor& positions);
 
+at::Tensor PoolRows(const at::Tensor& hidden, const at::Tensor& items, const std::optional<at::Tensor>& partial);
+
 // x / rms(x) * weight over the last dimension, any shape: what RmsNorm and the per-head norms of q and k share.
 at::Tensor NormalizeRms(const at::Tensor& x, const at::Tensor& weight, double eps);
 

@@ -69,7 +69,8 @@ TEST(Fused, EveryInstructionLevelGivesTheSame) {
   }
 }
 
-// In 16 bits the fused versions round where the eager ones do, so that almost every value is the same.
+// In 16 bits the fused versions round where the eager ones do, so that almost every value is the same. Sums that are
+// given in float32 may be added in another order.
 TEST(Fused, SixteenBitVersionsRoundWhereEagerRounds) {
   for (const Kernel& kernel : RegisteredKernels()) {
     if (kernel.device == at::kCUDA && !at::hasCUDA()) continue;
@@ -79,7 +80,7 @@ TEST(Fused, SixteenBitVersionsRoundWhereEagerRounds) {
       SampleTensors inputs(device, at::kBFloat16, at::kBFloat16), same(device, at::kBFloat16, at::kBFloat16);
       const SampleResult got = sample.run(fused, inputs), expected = sample.run(eager, same);
       for (size_t i = 0; i < got.size(); ++i) {
-        if (!got[i].defined() || got[i].numel() < 100) continue;
+        if (!got[i].defined() || got[i].numel() < 100 || got[i].scalar_type() == at::kFloat) continue;
         const double equal = got[i].eq(expected[i]).to(at::kFloat).mean().item<double>();
         EXPECT_GE(equal, 0.98) << kernel.op << " on " << VersionName(kernel.device) << ": " << sample.name
                                << ", result " << i;

@@ -38,6 +38,7 @@ Ops RecordingOps(std::set<std::string>& called) {
   Record(ops.adjust_logits, called);
   Record(ops.count_tokens, called);
   Record(ops.sample, called);
+  Record(ops.pool_rows, called);
   return ops;
 }
 
@@ -69,10 +70,10 @@ std::unique_ptr<Runner> MakeRunner(const Architecture& row, const Ops& ops) {
 }
 
 // One step with one whole prompt, with every kind of operation that a request can ask for.
-absl::Status RunPrompt(Runner& runner) {
+absl::Status RunPrompt(Runner& runner, Request::Kind kind) {
   Request request;
   request.prompt = {1, 2, 3};
-  request.kind = runner.limits().ragged ? Request::Kind::kEmbed : Request::Kind::kGenerate;
+  request.kind = kind;
   request.sampling.presence_penalty = 1.0F;
   const std::vector<PageId> pages = {1};
   BatchItem item;
@@ -94,7 +95,8 @@ TEST(Architecture, RowsNameTheOperationsThatTheirModelsCall) {
     const Architecture& row = *FindArchitecture(name);
     std::set<std::string> called;
     const auto runner = MakeRunner(row, RecordingOps(called));
-    EXPECT_TRUE(RunPrompt(*runner).ok());
+    EXPECT_TRUE(RunPrompt(*runner, Request::Kind::kEmbed).ok());
+    EXPECT_TRUE(runner->limits().ragged || RunPrompt(*runner, Request::Kind::kGenerate).ok());
     EXPECT_THAT(called, testing::UnorderedElementsAreArray(row.ops));
   }
 }

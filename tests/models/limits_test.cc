@@ -81,6 +81,25 @@ TEST(Limits, TheDefaultCacheHoldsOneSequenceEvenIfThatIsMoreThanAQuarter) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("a lower engine.max_model_len"));
 }
 
+TEST(Limits, AnEncodersStepsAreLongerOnAGpuAsFarAsMemoryGoes) {
+  ModelShape shape = Encoder();
+  shape.hidden_size = 384;
+  const auto plan = [&](const EngineConfig& engine, int64_t available, bool is_cpu) {
+    const RunnerLimits limits = PlanLengths(shape, engine, 512).value();
+    return PlanMemory(shape, engine, limits, {.available = available}, at::kFloat, is_cpu).value().limits;
+  };
+  constexpr int64_t kPlenty = int64_t{1} << 40;
+  EXPECT_EQ(plan({}, kPlenty, /*is_cpu=*/true).max_num_batched_tokens, 2048);
+  EXPECT_EQ(plan({}, kPlenty, /*is_cpu=*/true).max_num_seqs, 256);
+  EXPECT_EQ(plan({}, kPlenty, /*is_cpu=*/false).max_num_batched_tokens, 16384);
+  EXPECT_EQ(plan({}, kPlenty, /*is_cpu=*/false).max_num_seqs, 4096);
+  EXPECT_EQ(plan({.max_num_seqs = 7, .max_num_batched_tokens = 600}, kPlenty, false).max_num_batched_tokens, 600);
+  EXPECT_EQ(plan({.max_num_seqs = 7}, kPlenty, false).max_num_seqs, 7);
+  constexpr int64_t kHalf = 4 * 8192 * 16 * 384 * 4;  // its quarter holds the activations of 8192 tokens
+  EXPECT_EQ(plan({}, kHalf, false).max_num_batched_tokens, 8192);
+  EXPECT_EQ(plan({}, 1 << 20, false).max_num_batched_tokens, 2048);
+}
+
 // The same memory holds four times the tokens of float32.
 TEST(Limits, PagesAreCountedInTheCachesOwnType) {
   const EngineConfig engine = {.kv_cache_bytes = 100 * kPageBytes};

@@ -74,6 +74,39 @@ def test_minilm_equals_sentence_transformers(run_oracle):
     assert (expected - got).abs().max() < 1e-5  # of numbers up to about 0.2: what float32 leaves after 6 layers
 
 
+# Of a vector's root mean square. A rounding is 2^-9 and 2^-12; some twenty follow one another in a layer.
+HALF = {"bfloat16": 3e-2, "float16": 4e-3}
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("attention", ["flash_attention_2", "sdpa", "eager"])
+def test_sixteen_bits_are_near_transformers_over_the_same_weights(checkpoint, run_oracle, dtype, attention):
+    folder, _ = checkpoint
+    model = transformers.BertModel.from_pretrained(folder, dtype=getattr(torch, dtype)).float().eval()
+    asked = [dict(ids=ids, embed=True, pooling=p, normalize=False) for ids in inputs(model) for p in ("mean", "cls")]
+    load = {"path": folder, "torch_dtype": dtype, "attn_implementation": attention}
+    for request, answer in zip(asked, run_oracle(load, asked)["answers"], strict=True):
+        with torch.no_grad():
+            hidden = model(torch.tensor([request["ids"]])).last_hidden_state[0]
+        expected = hidden.mean(0) if request["pooling"] == "mean" else hidden[0]
+        assert (torch.tensor(answer["embedding"]) - expected).norm() / expected.norm() < HALF[dtype]
+
+
+# Of numbers up to about 0.2; and what a search sees of it, the cosine.
+@pytest.mark.parametrize("dtype, largest, cosine", [("bfloat16", 5e-3, 0.9995), ("float16", 6e-4, 0.99999)])
+def test_minilm_in_sixteen_bits_is_near_sentence_transformers(run_oracle, dtype, largest, cosine):
+    from sentence_transformers import SentenceTransformer
+
+    oracle = SentenceTransformer(str(minilm_folder()), device="cpu")
+    texts = [text(i, 1 + i * 255 // 19) for i in range(20)]
+    ids = [oracle.tokenizer(t, truncation=True, max_length=256)["input_ids"] for t in texts]
+    load = {"path": str(minilm_folder()), "torch_dtype": dtype}
+    got = torch.tensor([a["embedding"] for a in run_oracle(load, [dict(ids=i, embed=True) for i in ids])["answers"]])
+    expected = torch.tensor(oracle.encode(texts, batch_size=1))
+    assert ((expected * got).sum(-1) >= cosine).all()
+    assert (expected - got).abs().max() < largest
+
+
 NUMERIC = ["layer_norm_eps", "hidden_act", "type_vocab_size", "position_embedding_type", "initializer_range"]
 
 

@@ -120,6 +120,7 @@ TEST(Bench, FailedCallsCountAsErrorsAndNothingElse) {
   EXPECT_EQ(json["errors"], 1);
   EXPECT_EQ(json["errors_by_code"]["UNAVAILABLE"], 1);
   EXPECT_EQ(json["requests_per_second"], 0.5);
+  EXPECT_EQ(json["inputs_per_second"], 0.5);
   EXPECT_EQ(json["input_tokens_per_second"], 5.0);
   EXPECT_EQ(json["output_tokens_per_second"], 1.5);
   EXPECT_EQ(json["time_to_first_token_ms"]["p50"], 250.0);

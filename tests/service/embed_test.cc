@@ -53,6 +53,23 @@ TEST(Embed, AnswersEveryInputInOrder) {
   EXPECT_THAT(daemon.loader().steps("encoder")->violations(), SizeIs(0));
 }
 
+// Enough text for several threads to share.
+TEST(Embed, ErrorsAmongManyTextsStayWithTheirInputs) {
+  TestDaemon daemon({"encoder"}, [](DaemonConfig& config, FakeLoader&) { config.worker_threads = 8; });
+  std::vector<std::string> texts(1000);
+  for (size_t i = 0; i < texts.size(); ++i) texts[i] = i % 7 == 3 ? "" : std::string(1 + i % 90, 'x');
+  v1::EmbedResponse response;
+  for (int round = 0; round < 4; ++round) {
+    ASSERT_TRUE(Embed(daemon, Texts("encoder", texts), &response).ok());
+    for (size_t i = 0; i < texts.size(); ++i) {
+      const v1::Embedding& embedding = response.embeddings(static_cast<int>(i));
+      ASSERT_EQ(embedding.has_error(), texts[i].empty()) << i;
+      ASSERT_EQ(embedding.num_tokens(), texts[i].empty() ? 0 : static_cast<int>(texts[i].size()) + 1) << i;
+      ASSERT_EQ(Values(embedding), texts[i].empty() ? std::vector<float>() : Expected(texts[i])) << i;
+    }
+  }
+}
+
 TEST(Embed, ADecoderAnswersEmbedAndGenerateAtOnce) {
   TestDaemon daemon({"decoder"});
   grpc::ClientContext context;
