@@ -46,6 +46,13 @@ at::Tensor Expected(const EmbedParams& params, const at::Tensor& rows) {
   return value.to(at::kFloat);
 }
 
+struct EmbedRequest : Request {
+  explicit EmbedRequest(Pooling pooling, int dimensions = 0, bool normalize = false) {
+    kind = Kind::kEmbed;
+    embed = {.pooling = pooling, .normalize = normalize, .dimensions = dimensions};
+  }
+};
+
 class PoolerTest : public testing::TestWithParam<Pooling> {
  protected:
   // A chunk of a request.
@@ -72,18 +79,13 @@ class PoolerTest : public testing::TestWithParam<Pooling> {
     return pooled.values[row.row].narrow(0, 0, row.dimensions);
   }
 
-  static Request Embed(int dimensions = 0, bool normalize = false) {
-    return Request{.kind = Request::Kind::kEmbed,
-                   .embed = {.pooling = GetParam(), .normalize = normalize, .dimensions = dimensions}};
-  }
-
   const Ops ops_ = EagerOps();
   StepUpload upload_{at::kCPU};
   Pooler pooler_{ops_, kSlots, kHidden, at::TensorOptions(at::kFloat)};
 };
 
 TEST_P(PoolerTest, EveryItemOfAStepHasItsOwnParameters) {
-  const Request plain = Embed(), cut = Embed(7), unit = Embed(0, true), cut_unit = Embed(5, true);
+  const EmbedRequest plain(GetParam()), cut(GetParam(), 7), unit(GetParam(), 0, true), cut_unit(GetParam(), 5, true);
   const std::vector<const Request*> requests = {&plain, &cut, &unit, &cut_unit};
   const at::Tensor hidden = Rows(1 + 2 + 3 + 4);
   Batch batch;
@@ -100,10 +102,10 @@ TEST_P(PoolerTest, EveryItemOfAStepHasItsOwnParameters) {
 }
 
 TEST_P(PoolerTest, AnItemInChunksIsWhatItIsWhole) {
-  const Request request = Embed(0, true), other = Embed();
+  const EmbedRequest request(GetParam(), 0, true), other(GetParam());
   const at::Tensor rows = Rows(10), others = Rows(9);
   PooledItems pooled;
-  for (const auto [position, count] : {std::pair(0, 4), std::pair(4, 1), std::pair(5, 5)}) {
+  for (const auto& [position, count] : {std::pair(0, 4), std::pair(4, 1), std::pair(5, 5)}) {
     Batch batch;  // another request in chunks lies before it, a whole one behind
     batch.prefill.push_back(Item(other, 5, 3 * (position > 0) + 3 * (position > 4), 3, false));
     batch.prefill.push_back(Item(request, 2, position, count, position == 5));
@@ -118,7 +120,7 @@ TEST_P(PoolerTest, AnItemInChunksIsWhatItIsWhole) {
 }
 
 TEST_P(PoolerTest, ASlotBeginsAnewWithEachRequest) {
-  const Request request = Embed();
+  const EmbedRequest request(GetParam());
   const at::Tensor left = Rows(3), rows = Rows(5);
   Batch batch;
   batch.prefill.push_back(Item(request, 4, 0, 3, false));  // and then it is cancelled
@@ -131,7 +133,7 @@ TEST_P(PoolerTest, ASlotBeginsAnewWithEachRequest) {
 }
 
 TEST_P(PoolerTest, RowsOfCompletionsArePassedOver) {
-  const Request request = Embed();
+  const EmbedRequest request(GetParam());
   Request generate;
   const at::Tensor hidden = Rows(1 + 4 + 2);
   Batch batch;
