@@ -16,9 +16,10 @@ int64_t NumPages(const TestSequence& s, int64_t page_size) { return (s.context +
 }  // namespace
 
 std::string Describe(const TestShape& s) {
-  return fmt::format("{} {} heads {}/{} head_dim {} page {} window {}{} cache {} scales {} {}", s.device.str(),
+  return fmt::format("{} {} heads {}/{} head_dim {} page {} window {}{} cache {} scales {} {} cap {}{}", s.device.str(),
                      c10::toString(s.dtype), s.heads, s.kv_heads, s.head_dim, s.page_size, s.window,
-                     s.causal ? "" : " not causal", c10::toString(s.kv_dtype.value_or(s.dtype)), s.k_scale, s.v_scale);
+                     s.causal ? "" : " not causal", c10::toString(s.kv_dtype.value_or(s.dtype)), s.k_scale, s.v_scale,
+                     s.soft_cap, s.sinks ? " sinks" : "");
 }
 
 TestStep::TestStep(const TestShape& shape, std::vector<TestSequence> paged, std::vector<TestSequence> ragged,
@@ -101,24 +102,40 @@ AttentionNeeds TestStep::needs() const {
           .dtype = shape_.dtype,
           .device = shape_.device,
           .causal = shape_.causal,
-          .window = shape_.window > 0};
+          .window = shape_.window > 0,
+          .soft_cap = shape_.soft_cap > 0.0,
+          .sinks = shape_.sinks};
+}
+
+void TestStep::Plan(AttentionBackend& backend) const { backend.Plan(Step()); }
+
+LinearInput TestStep::Launch(AttentionBackend& backend, bool quantize) const {
+  AttentionLayer layer{.index = kLayer,
+                       .num_heads = shape_.heads,
+                       .num_kv_heads = shape_.kv_heads,
+                       .head_dim = shape_.head_dim,
+                       .scale = 1.0 / std::sqrt(shape_.head_dim),
+                       .window = shape_.window,
+                       .causal = shape_.causal,
+                       .k_scale = shape_.k_scale,
+                       .v_scale = shape_.v_scale,
+                       .soft_cap = shape_.soft_cap,
+                       .quantize = quantize};
+  if (shape_.sinks) layer.sinks = at::linspace(-3, 4, shape_.heads, q.options().dtype(at::kFloat));
+  at::full(q.sizes(), std::numeric_limits<double>::quiet_NaN(), q.options());  // its memory is the next one's
+  return backend.Run(layer, q, k, v, paged_.empty() ? nullptr : kv_.get());
 }
 
 at::Tensor TestStep::Run(AttentionBackend& backend) const {
-  backend.Plan(Step());
-  const AttentionLayer layer{.index = kLayer,
-                             .num_heads = shape_.heads,
-                             .num_kv_heads = shape_.kv_heads,
-                             .head_dim = shape_.head_dim,
-                             .scale = 1.0 / std::sqrt(shape_.head_dim),
-                             .window = shape_.window,
-                             .causal = shape_.causal,
-                             .k_scale = shape_.k_scale,
-                             .v_scale = shape_.v_scale};
-  const at::Tensor out = backend.Run(layer, q, k, v, paged_.empty() ? nullptr : kv_.get()).values;
+  Plan(backend);
+  const at::Tensor out = Launch(backend).values;
   EXPECT_EQ(out.sizes(), at::IntArrayRef({q.size(0), shape_.heads * shape_.head_dim}));
   EXPECT_EQ(out.scalar_type(), shape_.dtype);
   return out.to(at::kCPU).to(at::kFloat);
+}
+
+void TestStep::SetContexts(const std::vector<int64_t>& contexts) {
+  for (size_t i = 0; i < contexts.size(); ++i) paged_[i].context = contexts[i];
 }
 
 void TestStep::UseCacheOf(const TestStep& other, size_t sequence) {

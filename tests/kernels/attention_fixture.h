@@ -26,6 +26,8 @@ struct TestShape {
   bool causal = true;
   std::optional<at::ScalarType> kv_dtype = {};  // of the cache; none: dtype
   double k_scale = 1.0, v_scale = 1.0;
+  double soft_cap = 0.0;
+  bool sinks = false;
 };
 
 std::string Describe(const TestShape& shape);
@@ -37,13 +39,17 @@ class TestStep {
   TestStep(const TestShape& shape, std::vector<TestSequence> paged, std::vector<TestSequence> ragged,
            uint64_t page_seed = 1, uint64_t value_seed = 1);
 
-  // The result of one layer, [tokens, heads * head_dim], float32 on the CPU.
+  // The result of one layer, [tokens, heads * head_dim], float32 on the CPU: Plan, then Launch.
   at::Tensor Run(AttentionBackend& backend) const;
+  void Plan(AttentionBackend& backend) const;
+  LinearInput Launch(AttentionBackend& backend, bool quantize = false) const;  // into memory that held NaN
   // What the eager backend gives on the CPU in float32, the cache included, for the same values as this cache holds.
   at::Tensor Expected() const;
 
   // All sequences read the keys and values of one of another step of the same shape, which is at least as long.
   void UseCacheOf(const TestStep& other, size_t sequence);
+  // From now on the paged sequences are so long, at most as long as they were made.
+  void SetContexts(const std::vector<int64_t>& contexts);
   at::Tensor CachedKeys(size_t sequence) const;  // [context, kv_heads, head_dim]
   at::Tensor CachedValues(size_t sequence) const;
 

@@ -110,6 +110,29 @@ TEST(Attention, EncodersSeeBothWays) {
   }
 }
 
+TEST(Attention, ACapBoundsScoresAndASinkTakesItsShare) {
+  for (const at::Device device : Devices()) {
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      for (const auto& [cap, sinks] : {std::pair(2.0, false), std::pair(0.0, true), std::pair(30.0, true)}) {
+        for (const Mix& mix : kMixes) {
+          CheckAgainstEager({.device = device, .dtype = dtype, .window = 17, .soft_cap = cap, .sinks = sinks}, mix);
+        }
+      }
+    }
+  }
+}
+
+// One row of two keys, by hand.
+TEST(Attention, EagerCapsAndSinksAreTheFormulas) {
+  const TestShape shape{.heads = 1, .kv_heads = 1, .head_dim = 16, .soft_cap = 1.5, .sinks = true};
+  TestStep step(shape, {}, {{2, 2}});
+  auto eager = MakeAttention("eager", step.needs(), {});
+  const at::Tensor scores = at::matmul(step.k.select(1, 0), step.q[1][0]) / 4.0;
+  const at::Tensor weights = at::cat({(scores / 1.5).tanh() * 1.5, at::tensor({-3.0F})}).softmax(0).narrow(0, 0, 2);
+  const at::Tensor expected = at::matmul(weights, step.v.select(1, 0));
+  EXPECT_LE((step.Run(**eager)[1] - expected).abs().max().item<double>(), 1e-6);
+}
+
 constexpr at::ScalarType kCacheTypes[] = {at::kFloat, at::kBFloat16, at::kHalf, at::kFloat8_e4m3fn};
 
 // The reference reads the same rounded cache in float32, so that only the arithmetic differs: the tolerance stays that

@@ -1,0 +1,176 @@
+// How fast flash_attention_2 is on a GPU: disabled as a test, because it only prints.
+//
+//   kernels_test --gtest_also_run_disabled_tests --gtest_filter='*AttentionBench*'
+//
+// Each case is a graph of 32 layers; a layer's time is the graph's by 32, and its bytes are the keys and values that
+// the rows see, once per sequence and key head.
+#include <c10/core/Event.h>
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+
+#include "kernels/attention.h"
+#include "kernels/device_graph.h"
+#include "tests/kernels/devices.h"
+
+namespace automodeld {
+namespace {
+
+constexpr int64_t kLayers = 32, kRepeats = 5;
+
+struct BenchCase {
+  std::string name;
+  int64_t sequences = 1, rows = 1, context = 1;
+  bool ragged = false;
+  int64_t heads = 32, kv_heads = 8, head_dim = 128;
+  at::ScalarType kv_dtype = at::kBFloat16;
+  bool quantize = false;
+};
+
+const std::vector<BenchCase> kCases = {
+    {.name = "decode, 1 x 32768", .context = 32768},
+    {.name = "decode, 1 x 32768, e4m3", .context = 32768, .kv_dtype = at::kFloat8_e4m3fn},
+    {.name = "decode, 1 x 200", .context = 200},
+    {.name = "decode, 1 x 200, quantised", .context = 200, .quantize = true},
+    {.name = "decode, 1 x 2000, quantised", .context = 2000, .quantize = true},
+    {.name = "decode, 8 x 1000", .sequences = 8, .context = 1000},
+    {.name = "decode, 8 x 1000, quantised", .sequences = 8, .context = 1000, .quantize = true},
+    {.name = "decode, 24 x 1000", .sequences = 24, .context = 1000},
+    {.name = "decode, 64 x 1000", .sequences = 64, .context = 1000},
+    {.name = "decode, 64 x 1000, e4m3", .sequences = 64, .context = 1000, .kv_dtype = at::kFloat8_e4m3fn},
+    {.name = "decode, 64 x 200", .sequences = 64, .context = 200},
+    {.name = "decode, 256 x 1000", .sequences = 256, .context = 1000},
+    {.name = "decode, 64 x 1000, heads 14/2 of 64",
+     .sequences = 64,
+     .context = 1000,
+     .heads = 14,
+     .kv_heads = 2,
+     .head_dim = 64},
+    {.name = "prompt of 128", .rows = 128, .context = 128},
+    {.name = "prompt of 512", .rows = 512, .context = 512},
+    {.name = "prompt of 2048", .rows = 2048, .context = 2048},
+    {.name = "prompt of 2048, e4m3", .rows = 2048, .context = 2048, .kv_dtype = at::kFloat8_e4m3fn},
+    {.name = "prompt of 8192", .rows = 8192, .context = 8192},
+    {.name = "64 prompts of 128", .sequences = 64, .rows = 128, .context = 128},
+    {.name = "prompt of 2048, heads of 64", .rows = 2048, .context = 2048, .head_dim = 64},
+    {.name = "prompt of 2048, heads of 256", .rows = 2048, .context = 2048, .heads = 16, .head_dim = 256},
+    {.name = "512 rows of 8192", .rows = 512, .context = 8192},
+    {.name = "20 rows of 8192", .rows = 20, .context = 8192},
+    {.name = "800 texts of 20, 12 heads of 32",
+     .sequences = 800,
+     .rows = 20,
+     .context = 20,
+     .ragged = true,
+     .heads = 12,
+     .kv_heads = 12,
+     .head_dim = 32},
+    {.name = "32 texts of 512, 12 heads of 64",
+     .sequences = 32,
+     .rows = 512,
+     .context = 512,
+     .ragged = true,
+     .heads = 12,
+     .kv_heads = 12,
+     .head_dim = 64},
+};
+
+// The tensors and pages of a case, and its step.
+struct BenchStep {
+  BenchStep(const BenchCase& c, at::Device device) : bench(c) {
+    const at::TensorOptions options = at::TensorOptions(at::kBFloat16).device(device);
+    const int64_t pages = (c.context + 15) / 16, tokens = c.sequences * c.rows;
+    q = at::randn({tokens, c.heads, c.head_dim}, options);
+    k = at::randn({c.ragged ? tokens : 1, c.kv_heads, c.head_dim}, options);
+    v = at::randn_like(k);
+    const at::Tensor order = at::randperm(pages * c.sequences, at::kInt);
+    ids.assign(order.const_data_ptr<int32_t>(), order.const_data_ptr<int32_t>() + order.numel());
+    for (int64_t i = 0; i < c.sequences; ++i) {
+      const SequenceRows rows{.first_row = i * c.rows, .num_rows = c.rows, .context = c.context, .pages = {}};
+      (c.ragged ? step.ragged : step.paged).push_back(rows);
+      if (!c.ragged) step.paged.back().pages = std::span(ids).subspan(static_cast<size_t>(i * pages), pages);
+    }
+    step.num_decode = c.rows == 1 ? c.sequences : 0;
+    if (c.ragged) return;
+    kv = std::make_unique<KvCache>(pages * c.sequences, kLayers, 16, c.kv_heads, c.head_dim, options.dtype(c.kv_dtype));
+    for (int64_t layer = 0; layer < kLayers; ++layer) {
+      for (const at::Tensor& slots : {kv->keys(layer), kv->values(layer)}) {
+        slots.copy_(at::randn(slots.sizes(), options).to(c.kv_dtype));
+      }
+    }
+  }
+
+  void Run(AttentionBackend& backend) const {
+    for (int64_t i = 0; i < kLayers; ++i) {
+      const AttentionLayer layer{.index = i,
+                                 .num_heads = bench.heads,
+                                 .num_kv_heads = bench.kv_heads,
+                                 .head_dim = bench.head_dim,
+                                 .scale = 0.1,
+                                 .causal = !bench.ragged,
+                                 .quantize = bench.quantize};
+      backend.Run(layer, q, k, v, kv.get());
+    }
+  }
+
+  double bytes() const {
+    return 2.0 * static_cast<double>(bench.sequences * bench.context * bench.kv_heads * bench.head_dim) *
+           static_cast<double>(c10::elementSize(bench.kv_dtype));
+  }
+  // Of the products that the mask leaves.
+  double operations() const {
+    const double rows = static_cast<double>(bench.rows), before = static_cast<double>(bench.context) - rows;
+    const double pairs = bench.ragged ? rows * rows : rows * before + rows * (rows + 1) / 2;
+    return 4.0 * static_cast<double>(bench.sequences * bench.heads * bench.head_dim) * pairs;
+  }
+
+  BenchCase bench;
+  at::Tensor q, k, v;
+  std::vector<int32_t> ids;
+  std::unique_ptr<KvCache> kv;
+  AttentionStep step;
+};
+
+void Measure(const BenchCase& c, at::Device device) {
+  const BenchStep bench(c, device);
+  const AttentionNeeds needs{.num_heads = c.heads,
+                             .num_kv_heads = c.kv_heads,
+                             .head_dim = c.head_dim,
+                             .dtype = at::kBFloat16,
+                             .device = device,
+                             .causal = !c.ragged};
+  const auto backend = std::move(*MakeAttention("flash_attention_2", needs, {}));
+  backend->Reserve({.max_sequences = 1024, .max_pages = 2048, .max_tokens = 1 << 15});
+  const auto begin = std::chrono::steady_clock::now();
+  backend->Plan(bench.step);
+  const std::chrono::duration<double, std::micro> plan = std::chrono::steady_clock::now() - begin;
+  bench.Run(*backend);
+  const auto graphs = MakeDeviceGraphs(device);
+  const auto graph = graphs->Record([&] { bench.Run(*backend); });
+  const c10::impl::VirtualGuardImpl guard(device.type());
+  double best = 1e9;
+  for (int64_t i = 0; i < kRepeats; ++i) {
+    c10::Event start(device.type(), c10::EventFlag::BACKEND_DEFAULT),
+        end(device.type(), c10::EventFlag::BACKEND_DEFAULT);
+    start.record(guard.getStream(device));
+    graph->Launch();
+    end.record(guard.getStream(device));
+    end.synchronize();
+    best = std::min(best, start.elapsedTime(end) * 1e-3 / kLayers);
+  }
+  fmt::print("{:40} {:8.2f} us a layer {:7.0f} GB/s {:6.1f} TFLOP/s, planned in {:.0f} us\n", c.name, best * 1e6,
+             bench.bytes() / best * 1e-9, bench.operations() / best * 1e-12, plan.count());
+}
+
+TEST(AttentionBench, DISABLED_FlashAttention) {
+  const at::Device device = Devices().back();
+  if (device.is_cpu()) GTEST_SKIP() << "no GPU";
+  const c10::impl::VirtualGuardImpl guard(device.type());
+  const c10::StreamGuard on_stream(guard.getStreamFromGlobalPool(device, false));
+  for (const BenchCase& c : kCases) Measure(c, device);
+}
+
+}  // namespace
+}  // namespace automodeld

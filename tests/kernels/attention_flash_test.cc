@@ -1,0 +1,170 @@
+// What flash_attention_2 promises beyond what every version does: many sequences, any group, caps, sinks, graphs.
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <gtest/gtest.h>
+
+#include "kernels/attention.h"
+#include "kernels/device_graph.h"
+#include "kernels/fp8.h"
+#include "tests/kernels/attention_fixture.h"
+#include "tests/kernels/devices.h"
+
+namespace automodeld {
+namespace {
+
+// As in attention_test.cc: a few units in the last place of values up to about 4.
+double Tolerance(at::ScalarType dtype) {
+  if (dtype == at::kFloat) return 2e-5;
+  return dtype == at::kHalf ? 4e-3 : 3e-2;
+}
+
+// On the device with the most to offer: flash_attention_2 there, in the types that it has.
+at::Device Best() { return Devices().back(); }
+std::vector<at::ScalarType> Types() { return {at::kBFloat16, at::kHalf}; }
+
+void Check(const TestShape& shape, const std::vector<TestSequence>& paged, const std::vector<TestSequence>& ragged) {
+  const TestStep step(shape, paged, ragged);
+  auto backend = MakeAttention("flash_attention_2", step.needs(), {});
+  if (!backend.ok()) {
+    EXPECT_TRUE(shape.device.is_cpu()) << backend.status();
+    return;
+  }
+  const at::Tensor difference = (step.Run(**backend) - step.Expected()).abs();
+  EXPECT_LE(difference.max().item<double>(), Tolerance(shape.dtype)) << Describe(shape) << ", " << paged.size();
+}
+
+std::vector<TestSequence> Decode(int64_t sequences) {
+  std::vector<TestSequence> all;
+  for (int64_t i = 0; i < sequences; ++i) all.push_back({1, 1 + i * i * 7919 % (i % 9 == 0 ? 5000 : 300)});
+  return all;
+}
+
+TEST(FlashAttention, DecodesAnyNumberOfSequencesOfAnyLength) {
+  for (const int64_t sequences : {1, 2, 3, 5, 8, 17, 33, 70}) {
+    for (const at::ScalarType kv : {at::kBFloat16, at::kFloat8_e4m3fn}) {
+      const TestShape shape{
+          .device = Best(), .dtype = at::kBFloat16, .heads = 8, .kv_heads = 2, .head_dim = 128, .kv_dtype = kv};
+      Check(shape, Decode(sequences), {});
+    }
+  }
+  for (const int64_t context : {15, 16, 17, 63, 64, 65, 127, 129, 1024, 4097, 5000}) {
+    Check({.device = Best(), .dtype = at::kHalf, .heads = 4, .kv_heads = 1, .head_dim = 64}, {{1, context}}, {});
+  }
+}
+
+TEST(FlashAttention, TakesEveryHeadSizeAndGroup) {
+  for (const at::ScalarType dtype : Types()) {
+    for (const int64_t head_dim : {8, 32, 40, 64, 72, 80, 96, 104, 128, 192, 256}) {
+      for (const int64_t group : {1, 2, 3, 4, 5, 6, 7, 8, 17}) {
+        TestShape shape{.device = Best(), .dtype = dtype, .heads = 2 * group, .kv_heads = 2, .head_dim = head_dim};
+        const std::vector<TestSequence> paged = {{1, 140}, {1, 7}, {3, 50}, {90, 170}};
+        Check(shape, paged, {{21, 21}});
+        shape.kv_dtype = at::kFloat8_e4m3fn;
+        if (group % 3 == 1) Check(shape, paged, {});
+      }
+    }
+  }
+}
+
+// 2048 rows fill tiles of every kind; keys lie far apart.
+TEST(FlashAttention, LongPromptsChunksAndWindows) {
+  for (const int64_t window : {0, 200}) {
+    for (const int64_t head_dim : {64, 128, 256}) {
+      const TestShape shape{
+          .device = Best(), .dtype = at::kBFloat16, .heads = 6, .kv_heads = 2, .head_dim = head_dim, .window = window};
+      Check(shape, {{1500, 1500}}, {});
+      Check(shape, {{1, 900}, {700, 1900}, {300, 300}}, {{500, 500}});
+    }
+  }
+}
+
+TEST(FlashAttention, SmallRaggedSequencesOfEncoders) {
+  std::vector<TestSequence> ragged;
+  for (int64_t i = 0; i < 200; ++i) ragged.push_back({1 + i * 13 % 40, 0});
+  for (const at::ScalarType dtype : Types()) {
+    Check({.device = Best(), .dtype = dtype, .heads = 12, .kv_heads = 12, .head_dim = 32, .causal = false}, {}, ragged);
+  }
+}
+
+TEST(FlashAttention, CapsAndSinksAreAsEagerDefinesThem) {
+  for (const at::ScalarType dtype : Types()) {
+    for (const auto& [cap, sinks] : {std::pair(0.7, false), std::pair(0.0, true), std::pair(50.0, true)}) {
+      for (const at::ScalarType kv : {dtype, at::kFloat8_e4m3fn}) {
+        const TestShape shape{.device = Best(),
+                              .dtype = dtype,
+                              .heads = 6,
+                              .window = 100,
+                              .kv_dtype = kv,
+                              .k_scale = 0.3,
+                              .soft_cap = cap,
+                              .sinks = sinks};
+        Check(shape, {{1, 400}, {1, 3}, {50, 90}, {400, 400}}, {{33, 33}});
+        Check(shape, {{1, 4000}}, {});
+      }
+    }
+  }
+}
+
+// To the bit: what the merge quantises is what it would have written.
+TEST(FlashAttention, QuantisesItsRowsAsQuantizeRowsDoes) {
+  for (const at::ScalarType dtype : Types()) {
+    for (const int64_t sequences : {1, 3, 40}) {
+      for (const int64_t heads : {6, 32, 128}) {
+        const TestShape shape{.device = Best(), .dtype = dtype, .heads = heads, .kv_heads = 2, .head_dim = 96};
+        const TestStep step(shape, Decode(sequences), {});
+        auto backend = MakeAttention("flash_attention_2", step.needs(), {});
+        ASSERT_TRUE(backend.ok()) << backend.status();
+        step.Plan(**backend);
+        const LinearInput expected = QuantizeRows(step.Launch(**backend).values);
+        const LinearInput got = step.Launch(**backend, /*quantize=*/true);
+        EXPECT_TRUE(at::equal(got.values.view(at::kByte), expected.values.view(at::kByte))) << Describe(shape);
+        EXPECT_TRUE(at::equal(got.scale, expected.scale)) << Describe(shape);
+        EXPECT_EQ(got.dtype, dtype);
+      }
+    }
+  }
+}
+
+TEST(FlashAttention, ARecordedStepServesOtherLengths) {
+  if (Best().is_cpu()) GTEST_SKIP() << "no GPU";
+  const c10::impl::VirtualGuardImpl device(Best().type());
+  for (const int64_t sequences : {1, 6, 40}) {
+    const TestShape shape{.device = Best(), .dtype = at::kBFloat16, .heads = 8, .kv_heads = 2, .head_dim = 128};
+    TestStep step(shape, Decode(sequences), {});
+    const auto backend = std::move(*MakeAttention("flash_attention_2", step.needs(), {}));
+    const auto eager = std::move(*MakeAttention("eager", step.needs(), {}));
+    device.synchronizeDevice(Best().index());
+    const c10::StreamGuard on_stream(device.getStreamFromGlobalPool(Best(), false));
+    backend->Reserve({.max_sequences = sequences, .max_pages = 320, .max_tokens = 64});
+    ASSERT_TRUE(backend->can_be_captured());
+    step.Plan(*backend);
+    step.Launch(*backend);  // loads the kernels
+    const auto graphs = MakeDeviceGraphs(Best());
+    LinearInput out = at::Tensor();
+    const auto graph = graphs->Record([&] { out = step.Launch(*backend); });
+    for (const int64_t seed : {1, 2, 3}) {
+      std::vector<int64_t> contexts;
+      for (const TestSequence& s : Decode(sequences)) contexts.push_back(1 + s.context * 37 * seed % s.context);
+      step.SetContexts(contexts);
+      step.Plan(*backend);
+      graph->Launch();
+      const at::Tensor got = out.values.to(at::kCPU).to(at::kFloat);
+      EXPECT_LE((got - step.Run(*eager)).abs().max().item<double>(), Tolerance(at::kBFloat16)) << seed;
+    }
+  }
+}
+
+TEST(FlashAttention, RefusesWhatItCannotDo) {
+  const AttentionNeeds capped{.num_heads = 2, .num_kv_heads = 1, .head_dim = 64, .soft_cap = true};
+  EXPECT_EQ(MakeAttention("flash_attention_2", capped, {}).status().message(), "flash_attention_2:cpu has no soft cap");
+  const AttentionNeeds sinks{.num_heads = 2, .num_kv_heads = 1, .head_dim = 64, .sinks = true};
+  EXPECT_EQ(MakeAttention("sdpa", sinks, {}).status().message(), "sdpa has no sinks");
+  if (Best().is_cpu()) return;
+  const AttentionNeeds odd{
+      .num_heads = 2, .num_kv_heads = 1, .head_dim = 17, .dtype = at::kHalf, .device = at::Device(at::kCUDA, 0)};
+  EXPECT_EQ(MakeAttention("flash_attention_2", odd, {}).status().message(),
+            "flash_attention_2 takes heads of 8 to 256 in eights on CUDA, not of 17");
+}
+
+}  // namespace
+}  // namespace automodeld
