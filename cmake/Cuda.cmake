@@ -25,6 +25,9 @@ function(am_cuda name)
     return()
   endif()
   target_compile_definitions(${name} PRIVATE AUTOMODELD_CUDA=1)
+  if(CMAKE_CUDA_ARCHITECTURES MATCHES "90a")  # Hopper's own instructions
+    target_compile_definitions(${name} PRIVATE AUTOMODELD_SM90A=1)
+  endif()
   target_compile_options(${name} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-DFMT_USE_CONSTEXPR=1 --expt-relaxed-constexpr \
 --expt-extended-lambda -Werror all-warnings -Xcompiler=-Wall,-Wextra,-Wconversion,-Wshadow,-Werror>")
   set_target_properties(${name} PROPERTIES CUDA_RUNTIME_LIBRARY None)

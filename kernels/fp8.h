@@ -41,16 +41,21 @@ void QuantizeWeight(const at::Tensor& weight, Fp8Scaling scaling, Fp8Weight to);
 // values * scale into `out` [out, in] of any float type. Takes a few MiB besides.
 void DequantizeWeight(const Fp8Weight& weight, at::Tensor out);
 
-// Empty where the device multiplies FP8; else why it cannot, such as "cpu has no FP8 GEMM".
+// Empty where the device multiplies FP8; else why it cannot, such as "cpu has no FP8 GEMM". Throws
+// c10::OutOfMemoryError where there is no memory to find out.
 std::string WhyNoFp8Gemm(at::Device device);
 
-// y = x W^T + bias. Plain rows of x are quantised as QuantizeRows does; the sum of products, each weighed by its
-// block's scale, is multiplied by the row's scale in float32, and the bias added there.
-//   emulated  the sum of products is exact, and thus the same number on every device
-//   else      the device's FP8 GEMM: sums in bfloat16 for a bfloat16 x or scales of blocks, else in float32
-// x: [tokens, in], of float32, bfloat16 or float16 when plain; bias: [out]; y is of x's dtype. The GEMM takes out and
-// in in sixteens; with scales of blocks, out in multiples of 128 and in of 512.
-at::Tensor Fp8Linear(const LinearInput& x, const Fp8Weight& weight, const std::optional<at::Tensor>& bias);
+// y = act(x W^T + bias). Plain rows of x are quantised as QuantizeRows does; the sum of products, each weighed by its
+// block's scale, is multiplied by the row's scale and the channel's in float32, and the bias added there.
+//   emulated     the sum of products is exact, and thus the same number on every device
+//   on Hopper    up to 64 rows by our own kernel: sums of 128 products by the tensor cores, those added in float32
+//   else         the library's FP8 GEMM: sums in bfloat16 for a bfloat16 x or scales of blocks, else in float32; above
+//   256
+//                rows of bfloat16 on Hopper it takes the scales and the bias, too
+// x: [tokens, in], of float32, bfloat16 or float16 when plain; bias: [out]; y is of x's dtype; `activation` as
+// RunLinear. The GEMM takes out and in in sixteens; with scales of blocks, out in multiples of 128 and in of 512.
+at::Tensor Fp8Linear(const LinearInput& x, const Fp8Weight& weight, const std::optional<at::Tensor>& bias,
+                     const std::string& activation = "");
 
 // x as quantised rows: by the device's own kernel where this build has one, else as eager::QuantizeRows does, with the
 // same values either way.

@@ -170,7 +170,7 @@ TEST(Fp8Linear, TheDevicesGemmGivesWhatIsEmulatedButForItsRounding) {
         Fp8Weight weight = EmptyFp8Weight(384, 512, device, blocks);
         weight.values.copy_(Random({384, 512}, 18).mul_(100));
         weight.scale.copy_(Random({3, weight.scale.size(1)}, 19).abs().repeat_interleave(128, 0));
-        for (const int64_t rows : {1, 5, 64, 200}) {
+        for (const int64_t rows : {1, 5, 64, 200, 300}) {
           const at::Tensor x = Random({rows, 512}, 20, dtype).to(device), bias = Random({384}, 21, dtype).to(device);
           weight.emulate = true;
           const at::Tensor expected = Fp8Linear(x, weight, bias).to(at::kCPU).to(at::kDouble);

@@ -1,0 +1,205 @@
+// Hopper's own instructions (sm_90a): barriers in shared memory, the bulk tensor copy engine, warpgroup products.
+//
+// Follows the PTX manual's chapters "mbarrier", "cp.async.bulk.tensor" and "wgmma". Tiles in shared memory are rows of
+// 128 bytes, swizzled as CU_TENSOR_MAP_SWIZZLE_128B does, and begin on borders of 1024 bytes.
+#ifndef KERNELS_CUDA_HOPPER_H_
+#define KERNELS_CUDA_HOPPER_H_
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
+
+#include <cstdint>
+#include <type_traits>
+
+namespace automodeld::hopper {
+
+__device__ inline uint32_t SharedAddress(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// --- Barriers: `arrivals` threads and the announced bytes complete a phase; phases alternate in parity.
+
+__device__ inline void InitBarrier(uint64_t* barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(arrivals) : "memory");
+}
+
+// Makes the barriers that this thread has initialised known to the copy engine and to the cluster.
+__device__ inline void FenceBarrierInit() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+
+__device__ inline void Arrive(uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
+}
+
+__device__ inline void ArriveExpecting(uint64_t* barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(bytes)
+               : "memory");
+}
+
+__device__ inline void Await(uint64_t* barrier, uint32_t parity) {
+  asm volatile(
+      "{\n .reg .pred done;\n"
+      "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n}" ::"r"(SharedAddress(barrier)),
+      "r"(parity)
+      : "memory");
+}
+
+// --- Copies.
+
+// L2 drops first what was read once (weights), and keeps what others will read too.
+__device__ inline uint64_t EvictFirst() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+__device__ inline uint64_t EvictLast() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+// The box of `map` at (column, row) into shared memory; completes on the barrier.
+__device__ inline void CopyTile(void* to, const CUtensorMap& map, int column, int row, uint64_t* barrier,
+                                uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(SharedAddress(to)),
+      "l"(reinterpret_cast<uint64_t>(&map)), "r"(column), "r"(row), "r"(SharedAddress(barrier)), "l"(policy)
+      : "memory");
+}
+
+__device__ inline void PrefetchMap(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(reinterpret_cast<uint64_t>(&map)) : "memory");
+}
+
+// --- Clusters: the grid is of clusters of blocks; without one each block is a cluster.
+
+__device__ inline int ClusterRank() {
+  int rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+__device__ inline int ClusterIndex() {
+  int index;
+  asm volatile("mov.u32 %0, %%clusterid.x;" : "=r"(index));
+  return index;
+}
+
+__device__ inline int NumClusters() {
+  int clusters;
+  asm volatile("mov.u32 %0, %%nclusterid.x;" : "=r"(clusters));
+  return clusters;
+}
+
+__device__ inline void SyncCluster() {
+  asm volatile("barrier.cluster.arrive.release;\n barrier.cluster.wait.acquire;" ::: "memory");
+}
+
+// What lies at `own` in the shared memory of the cluster's block `rank`.
+__device__ inline float4 LoadFromBlock(const float* own, int rank) {
+  uint32_t address;
+  float4 value;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(SharedAddress(own)), "r"(rank));
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+               : "r"(address)
+               : "memory");
+  return value;
+}
+
+// Transposes an 8 x 8 matrix of 16-bit elements: thread t has, and gets, row t / 4, columns 2 (t % 4) and the next.
+__device__ inline uint32_t Transpose8x8(uint32_t pair) {
+  uint32_t result;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
+  return result;
+}
+
+// --- Warpgroup products: d [64, n] (+)= a [64, 32 bytes] b [n, 32 bytes]^T, summed in float32.
+
+// Describes a tile for wgmma; 32 bytes further along its rows are 2 more.
+__device__ inline uint64_t TileDescriptor(const void* tile) {
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62, kEightRows = uint64_t{1024 >> 4} << 32,
+                     kUnused = uint64_t{1} << 16;
+  return kSwizzle128 | kEightRows | kUnused | ((SharedAddress(tile) & 0x3FFFF) >> 4);
+}
+
+__device__ inline void FenceProducts() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void CommitProducts() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Returns when at most `running` of the groups committed are not done.
+template <int running>
+__device__ void AwaitProducts() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(running) : "memory");
+}
+
+// Keeps the compiler from moving uses of d over a fence or a wait.
+template <int n>
+__device__ void Pin(float (&d)[n]) {
+#pragma unroll
+  for (int i = 0; i < n; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+#define D4(i) "+f"(d[i]), "+f"(d[(i) + 1]), "+f"(d[(i) + 2]), "+f"(d[(i) + 3])
+#define D8(i) D4(i), D4((i) + 4)
+#define D16(i) D8(i), D8((i) + 8)
+#define D32(i) D16(i), D16((i) + 16)
+#define D64(i) D32(i), D32((i) + 32)
+#define NAMES4 "%0, %1, %2, %3"
+#define NAMES8 NAMES4 ", %4, %5, %6, %7"
+#define NAMES16 NAMES8 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define NAMES32 NAMES16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define NAMES64                                                                                  \
+  NAMES32                                                                                        \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, " \
+  "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define MULTIPLY(shape, flags, names, in0, in1, in2, ...)                                                            \
+  asm volatile("{\n .reg .pred add;\n setp.ne.b32 add, " in2 ", 0;\n wgmma.mma_async.sync.aligned." shape " {" names \
+               "}, " in0 ", " in1 ", add, 1, 1" flags ";\n}"                                                         \
+               : __VA_ARGS__                                                                                         \
+               : "l"(a), "l"(b), "r"(static_cast<int>(add)))
+#define MULTIPLY_TYPED(n, ...)                                      \
+  if constexpr (std::is_same_v<T, __nv_fp8_e4m3>) {                 \
+    MULTIPLY("m64n" #n "k32.f32.e4m3.e4m3", "", __VA_ARGS__);       \
+  } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {          \
+    MULTIPLY("m64n" #n "k16.f32.bf16.bf16", ", 0, 0", __VA_ARGS__); \
+  } else {                                                          \
+    MULTIPLY("m64n" #n "k16.f32.f16.f16", ", 0, 0", __VA_ARGS__);   \
+  }
+
+// Starts one product of tiles of T: __nv_fp8_e4m3, __nv_bfloat16 or __half. Without `add` what d held is dropped.
+// Thread t of the warpgroup holds in d[4 j + 2 h + c] row 16 (t / 32) + 8 h + t % 32 / 4, column 8 j + 2 (t % 4) + c.
+template <typename T, int n>
+__device__ void Multiply(float (&d)[n], uint64_t a, uint64_t b, bool add) {
+  static_assert(n == 4 || n == 8 || n == 16 || n == 32 || n == 64);
+  if constexpr (n == 4) {
+    MULTIPLY_TYPED(8, NAMES4, "%4", "%5", "%6", D4(0))
+  } else if constexpr (n == 8) {
+    MULTIPLY_TYPED(16, NAMES8, "%8", "%9", "%10", D8(0))
+  } else if constexpr (n == 16) {
+    MULTIPLY_TYPED(32, NAMES16, "%16", "%17", "%18", D16(0))
+  } else if constexpr (n == 32) {
+    MULTIPLY_TYPED(64, NAMES32, "%32", "%33", "%34", D32(0))
+  } else {
+    MULTIPLY_TYPED(128, NAMES64, "%64", "%65", "%66", D64(0))
+  }
+}
+
+#undef D4
+#undef D8
+#undef D16
+#undef D32
+#undef D64
+#undef NAMES4
+#undef NAMES8
+#undef NAMES16
+#undef NAMES32
+#undef NAMES64
+#undef MULTIPLY
+#undef MULTIPLY_TYPED
+
+}  // namespace automodeld::hopper
+
+#endif  // KERNELS_CUDA_HOPPER_H_

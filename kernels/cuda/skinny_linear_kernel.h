@@ -1,0 +1,366 @@
+// The kernel of skinny_linear.cu. y = act(row_scale * column_scale * x W^T + bias) for few rows of x: the time is that
+// of reading W once, so the kernel is a stream of W through shared memory.
+//
+// A block takes tiles of 64 x groups rows of W. One warp feeds a ring of stages, each 128 bytes of K of the tile and of
+// x, by the copy engine; each warpgroup multiplies its 64 rows of W, the wgmma's rows, by x, its columns. `split`
+// blocks of a cluster share a tile, each a part of K, and add up through each other's shared memory in the order of
+// their ranks. Without a split a block goes on to the next tile while its warpgroups write the last one's result. The
+// ring is filled with W before the kernels before have ended: W is constant.
+#ifndef KERNELS_CUDA_SKINNY_LINEAR_KERNEL_H_
+#define KERNELS_CUDA_SKINNY_LINEAR_KERNEL_H_
+
+#include "kernels/cuda/hopper.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/linear_epilogue.h"
+
+namespace automodeld::skinny {
+
+inline constexpr int kTileRows = 64;     // of W, for each warpgroup
+inline constexpr int kBlockBytes = 128;  // of K, in each stage
+inline constexpr int kMaxSplit = 8;      // of K: the blocks of a cluster
+
+struct Args {
+  LinearEpilogue epilogue;
+  int rows, out;
+  int blocks;      // pieces of kBlockBytes in a row of W; the last one may be padded
+  int tiles;       // of 64 x groups rows of W
+  int split_bits;  // log2 of a cluster's blocks, which are at most `blocks`; the grid has at most `tiles` clusters, and
+                   // as many if split
+  int stages;      // of the ring, which also holds a tile's float sums if split > 1
+};
+
+template <int tokens, int groups>
+struct alignas(1024) Stage {
+  uint8_t weight[groups * kTileRows][kBlockBytes];
+  uint8_t x[tokens][kBlockBytes];
+};
+
+// Floats between two tokens' sums: four more than the tile has rows, for the sake of the banks.
+template <int groups>
+inline constexpr int kSumStride = groups* kTileRows + 4;
+
+template <int tokens, int groups>
+int SharedBytes(int stages) {
+  return stages * static_cast<int>(sizeof(Stage<tokens, groups>) + 2 * sizeof(uint64_t)) + tokens * 4;
+}
+
+template <int groups>
+inline constexpr int kThreads = groups * 128 + 32;
+
+// A block's way through its part of W: tile by tile, in each along K.
+struct Walk {
+  int tile, block;  // where it is
+  int tile_step, first_block, last_block, tiles;
+
+  __device__ explicit Walk(const Args& args)
+      : tile(hopper::ClusterIndex()),
+        tile_step(hopper::NumClusters()),
+        first_block((args.blocks * hopper::ClusterRank()) >> args.split_bits),
+        last_block((args.blocks * (hopper::ClusterRank() + 1)) >> args.split_bits),
+        tiles(args.tiles) {
+    block = first_block;
+  }
+  __device__ bool Done() const { return tile >= tiles; }
+  __device__ void Next() {
+    if (++block == last_block) block = first_block, tile += tile_step;
+  }
+};
+
+// The columns of y that a thread writes, first + j * step: what becomes of their sums. Read early: scale and bias come
+// from afar.
+struct Columns {
+  int first, step;
+  float scale[4], bias[4];
+
+  __device__ Columns(const Args& args, int from, int by) : first(from), step(by) {
+    WithOutput(args.epilogue.output, [&](auto* type) {
+      const auto* bias_of = static_cast<const std::remove_pointer_t<decltype(type)>*>(args.epilogue.bias);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int column = min(first + j * step, args.out - 1);
+        scale[j] = args.epilogue.column_scale == nullptr ? 1.0F : args.epilogue.column_scale[column];
+        bias[j] = bias_of == nullptr ? 0.0F : static_cast<float>(bias_of[column]);
+      }
+    });
+  }
+  __device__ float Finish(int j, float sum, float row_scale, LinearEpilogue::Activation activation) const {
+    return Activate(sum * scale[j] * row_scale + bias[j], activation);
+  }
+};
+
+template <int groups>
+__device__ void SyncConsumers() {
+  asm volatile("bar.sync 1, %0;" ::"n"(groups * 128) : "memory");
+}
+
+template <int tokens, int groups>
+__device__ void Produce(Stage<tokens, groups>* ring, uint64_t* full, uint64_t* empty, const CUtensorMap& weight,
+                        const CUtensorMap& x, const Args& args) {
+  using namespace hopper;
+  const uint64_t once = EvictFirst(), again = EvictLast();
+  const auto load_weight = [&](const Walk& at, int stage) {
+    ArriveExpecting(&full[stage], sizeof(ring->weight) + sizeof(ring->x));
+    CopyTile(ring[stage].weight, weight, at.block * kBlockBytes, at.tile * groups * kTileRows, &full[stage], once);
+  };
+  const auto load_x = [&](const Walk& at, int stage) {
+    CopyTile(ring[stage].x, x, at.block * kBlockBytes, 0, &full[stage], again);
+  };
+  Walk at(args), x_at = at;
+  int filled = 0;
+  for (; filled < args.stages && !at.Done(); at.Next()) load_weight(at, filled++);
+  AwaitPrevious();
+  for (int i = 0; i < filled; ++i, x_at.Next()) load_x(x_at, i);
+  uint32_t parity = 0;
+  for (int stage = 0; !at.Done(); at.Next()) {
+    Await(&empty[stage], parity);
+    load_weight(at, stage);
+    load_x(at, stage);
+    if (++stage == args.stages) stage = 0, parity ^= 1;
+  }
+}
+
+// Sums laid out as hopper::Multiply says become y's values.
+template <int tokens>
+__device__ void Finish(float (&sum)[tokens / 2], const Columns& columns, const float* scales, const Args& args) {
+  const int pair = static_cast<int>(threadIdx.x) % 4 * 2;
+#pragma unroll
+  for (int i = 0; i < tokens / 2; ++i) {
+    const int half = i / 2 % 2;
+    sum[i] = sum[i] * columns.scale[half] * scales[i / 4 * 8 + pair + i % 2] + columns.bias[half];
+  }
+  if (args.epilogue.activation == LinearEpilogue::Activation::kNone) return;
+#pragma unroll
+  for (int i = 0; i < tokens / 2; ++i) sum[i] = Activate(sum[i], args.epilogue.activation);
+}
+
+// Any type, any number of columns.
+template <int tokens, typename To>
+__device__ void WriteSingly(const float (&value)[tokens / 2], const Columns& columns, const Args& args) {
+  const int pair = static_cast<int>(threadIdx.x) % 4 * 2;
+#pragma unroll
+  for (int i = 0; i < tokens / 2; ++i) {
+    const int row = i / 4 * 8 + pair + i % 2, column = columns.first + i / 2 % 2 * columns.step;
+    if (row < args.rows && column < args.out) {
+      static_cast<To*>(args.epilogue.y)[int64_t{row} * args.out + column] = RoundTo<To>(value[i]);
+    }
+  }
+}
+
+// 16-bit types and an even number of columns: two columns at a time.
+template <int tokens, typename To>
+__device__ void WritePairs(const float (&value)[tokens / 2], const Columns& columns, const Args& args) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, column = columns.first - lane / 4 + lane % 4 * 2;
+  To* y = static_cast<To*>(args.epilogue.y) + int64_t{lane / 4} * args.out + column;
+#pragma unroll
+  for (int i = 0; i < tokens / 2; i += 4, y += int64_t{8} * args.out) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      Pack<To, 2> two;
+      two[0] = RoundTo<To>(value[i + 2 * half]);
+      two[1] = RoundTo<To>(value[i + 2 * half + 1]);
+      uint32_t bits;
+      memcpy(&bits, &two, sizeof(bits));
+      const uint32_t turned = hopper::Transpose8x8(bits);
+      if (i * 2 + lane / 4 < args.rows && column + 8 * half < args.out) {
+        *reinterpret_cast<uint32_t*>(y + 8 * half) = turned;
+      }
+    }
+  }
+}
+
+template <int tokens>
+__device__ void WriteTile(float (&sum)[tokens / 2], const Columns& columns, const float* scales, const Args& args) {
+  Finish<tokens>(sum, columns, scales, args);
+  WithOutput(args.epilogue.output, [&](auto* type) {
+    using To = std::remove_pointer_t<decltype(type)>;
+    if constexpr (sizeof(To) == 2) {
+      if (args.out % 2 == 0) return WritePairs<tokens, To>(sum, columns, args);
+    }
+    WriteSingly<tokens, To>(sum, columns, args);
+  });
+}
+
+// Leaves the sums of the warp's 16 columns in shared memory, [tokens][kSumStride].
+template <int tokens, int groups>
+__device__ void KeepTile(const float (&sum)[tokens / 2], float* sums, int first_column) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int i = 0; i < tokens / 2; ++i) {
+    const int token = i / 4 * 8 + lane % 4 * 2 + i % 2, column = first_column + i / 2 % 2 * 8 + lane / 4;
+    sums[token * kSumStride<groups> + column] = sum[i];
+  }
+}
+
+// Adds up the cluster's sums of a tile, each block a part of it.
+template <int groups>
+__device__ void ReduceTile(const float* sums, const Columns& columns, const float* scales, int rank, const Args& args) {
+  constexpr int kQuads = groups * kTileRows / 4, kRowsAtOnce = groups * 128 / kQuads;
+  const int thread = static_cast<int>(threadIdx.x), quad = thread % kQuads * 4;
+  WithOutput(args.epilogue.output, [&](auto* type) {
+    using To = std::remove_pointer_t<decltype(type)>;
+    for (int row = rank * kRowsAtOnce + thread / kQuads; row < args.rows; row += kRowsAtOnce << args.split_bits) {
+      float4 parts[kMaxSplit];  // all on their way before the first is added
+#pragma unroll
+      for (int from = 0; from < kMaxSplit; ++from) {
+        if (from < 1 << args.split_bits)
+          parts[from] = hopper::LoadFromBlock(sums + row * kSumStride<groups> + quad, from);
+      }
+      float total[4] = {};
+#pragma unroll
+      for (int from = 0; from < kMaxSplit; ++from) {
+        if (from >= 1 << args.split_bits) break;
+        total[0] += parts[from].x, total[1] += parts[from].y, total[2] += parts[from].z, total[3] += parts[from].w;
+      }
+      Pack<To, 4> rounded;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        rounded[j] = RoundTo<To>(columns.Finish(j, total[j], scales[row], args.epilogue.activation));
+      }
+      To* y = static_cast<To*>(args.epilogue.y) + int64_t{row} * args.out + columns.first;
+      if (args.out % 4 == 0 && columns.first < args.out) {
+        Store(y, rounded);
+      } else {
+        for (int j = 0; j < 4 && columns.first + j < args.out; ++j) y[j] = rounded[j];
+      }
+    }
+  });
+}
+
+// A warpgroup's way through the ring: it starts the product of one stage before it takes that of the stage before.
+template <typename T, int tokens, int groups>
+class Consumer {
+ public:
+  using Sums = float[tokens / 2];
+
+  __device__ Consumer(Stage<tokens, groups>* ring, uint64_t* full, uint64_t* empty, int stages)
+      : ring_(ring), full_(full), empty_(empty), stages_(stages) {}
+
+  // The sums over the next `blocks` stages.
+  __device__ void Sum(int blocks, Sums& sum) {
+    if constexpr (kPromote) {
+      Sums even, odd;
+#pragma unroll
+      for (int i = 0; i < tokens / 2; ++i) sum[i] = 0.0F;
+      SumBy(blocks, even, odd, sum);
+    } else {
+      SumBy(blocks, sum, sum, sum);
+    }
+  }
+
+ private:
+  // The tensor cores keep few digits of sums of e4m3: those of 128 are added up in float32 outside.
+  static constexpr bool kPromote = std::is_same_v<T, __nv_fp8_e4m3>;
+
+  __device__ void SumBy(int blocks, Sums& even, Sums& odd, Sums& sum) {
+    Start(even, false);
+    int block = 1;
+    for (; block + 1 < blocks; block += 2) {
+      Start(odd, !kPromote);
+      Take<1>(even, sum);
+      Start(even, !kPromote);
+      Take<1>(odd, sum);
+    }
+    if (block < blocks) {
+      Start(odd, !kPromote);
+      Take<1>(even, sum);
+      Take<0>(odd, sum);
+    } else {
+      Take<0>(even, sum);
+    }
+  }
+
+  __device__ void Start(Sums& part, bool add) {
+    using namespace hopper;
+    Await(&full_[next_], parity_);
+    const uint64_t a = TileDescriptor(ring_[next_].weight[threadIdx.x / 128 * kTileRows]);
+    const uint64_t b = TileDescriptor(ring_[next_].x);
+    Pin(part);
+    FenceProducts();
+#pragma unroll
+    for (unsigned i = 0; i < 4; ++i) Multiply<T>(part, a + 2 * i, b + 2 * i, i > 0 || add);
+    CommitProducts();
+    if (++next_ == stages_) next_ = 0, parity_ ^= 1;
+  }
+
+  template <int running>
+  __device__ void Take(Sums& part, Sums& sum) {
+    hopper::AwaitProducts<running>();
+    hopper::Pin(part);
+    if (threadIdx.x % 32 == 0) hopper::Arrive(&empty_[oldest_]);
+    if (++oldest_ == stages_) oldest_ = 0;
+    if constexpr (kPromote) {
+#pragma unroll
+      for (int i = 0; i < tokens / 2; ++i) sum[i] += part[i];
+    }
+  }
+
+  Stage<tokens, groups>* ring_;
+  uint64_t *full_, *empty_;
+  int stages_;
+  int next_ = 0, oldest_ = 0;
+  uint32_t parity_ = 0;
+};
+
+// The warpgroups' part: products, and the result where K is not split; else the block's sums stay in the ring.
+template <typename T, int tokens, int groups>
+__device__ void Consume(Stage<tokens, groups>* ring, uint64_t* full, uint64_t* empty, const float* scales,
+                        const Walk& walk, const Args& args) {
+  const int thread = static_cast<int>(threadIdx.x), column = thread / 32 * 16;
+  Consumer<T, tokens, groups> consumer(ring, full, empty, args.stages);
+  for (int tile = walk.tile; tile < args.tiles; tile += walk.tile_step) {
+    const Columns columns(args, tile * groups * kTileRows + column + thread % 32 / 4, 8);
+    float sum[tokens / 2];
+    consumer.Sum(walk.last_block - walk.first_block, sum);
+    if (args.split_bits == 0) {
+      WriteTile<tokens>(sum, columns, scales, args);
+    } else {
+      SyncConsumers<groups>();  // all have read the ring
+      KeepTile<tokens, groups>(sum, reinterpret_cast<float*>(ring), column);
+    }
+  }
+}
+
+template <typename T, int tokens, int groups>
+__global__ void __launch_bounds__(kThreads<groups>)
+    skinny_linear_kernel(const __grid_constant__ CUtensorMap weight, const __grid_constant__ CUtensorMap x,
+                         const Args args) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  extern __shared__ __align__(1024) uint8_t shared[];
+  auto* ring = reinterpret_cast<Stage<tokens, groups>*>(shared);
+  auto* full = reinterpret_cast<uint64_t*>(ring + args.stages);
+  uint64_t* empty = full + args.stages;
+  auto* scales = reinterpret_cast<float*>(empty + args.stages);
+  const int thread = static_cast<int>(threadIdx.x);
+  AllowNext();
+  if (thread == groups * 128) {
+    hopper::PrefetchMap(weight);
+    hopper::PrefetchMap(x);
+    for (int i = 0; i < args.stages; ++i) {
+      hopper::InitBarrier(&full[i], 1);
+      hopper::InitBarrier(&empty[i], groups * 4);
+    }
+    hopper::FenceBarrierInit();
+  }
+  __syncthreads();
+  const Walk walk(args);
+  if (thread == groups * 128) Produce(ring, full, empty, weight, x, args);
+  const Columns columns(args, walk.tile * groups * kTileRows + thread % (groups * kTileRows / 4) * 4, 1);
+  AwaitPrevious();
+  if (thread < groups * 128) {
+    if (thread < tokens)
+      scales[thread] =
+          args.epilogue.row_scale == nullptr || thread >= args.rows ? 1.0F : args.epilogue.row_scale[thread];
+    SyncConsumers<groups>();
+    Consume<T, tokens, groups>(ring, full, empty, scales, walk, args);
+  }
+  if (args.split_bits == 0) return;
+  hopper::SyncCluster();
+  if (thread < groups * 128)
+    ReduceTile<groups>(reinterpret_cast<float*>(ring), columns, scales, hopper::ClusterRank(), args);
+  hopper::SyncCluster();  // the others may still read this block's sums
+#endif
+}
+
+}  // namespace automodeld::skinny
+
+#endif  // KERNELS_CUDA_SKINNY_LINEAR_KERNEL_H_
