@@ -1,8 +1,9 @@
 // What the arena's memory costs on a GPU:
 //   kernels_test --gtest_also_run_disabled_tests --gtest_filter='KvArenaBench.*'
 // Copies through the mapping beside copies in memory of libtorch's, and the time in which slabs come and go, on an idle
-// GPU and beneath running kernels.
+// GPU and beneath running kernels, the look at what is free included.
 #include <ATen/ATen.h>
+#include <ATen/DeviceAccelerator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -59,7 +60,7 @@ TEST(KvArenaBench, DISABLED_SlabsAndCopies) {
   const auto options = at::TensorOptions(at::kInt).device(device);
   at::Tensor x = at::randn({8192, 8192}, options.dtype(at::kFloat));
   x = at::mm(x, x);
-  MemoryBudget budget([] { return int64_t{1} << 60; });
+  MemoryBudget budget([] { return static_cast<int64_t>(at::accelerator::getMemoryInfo(0).first); });
   KvArena arena(MakeSlabMemory(device), budget, 0);
   const auto range = arena.Reserve(kPage, 2 * kNumPages);
   auto start = Clock::now();
