@@ -18,6 +18,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/cluster.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/row_quantize.h"
 #include "kernels/cuda/row_reduce.h"
@@ -38,34 +39,11 @@ struct RowMapTo {
   int width;
 };
 
-__device__ inline void ClusterArrive() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive;" ::: "memory");
-#endif
-}
-
-__device__ inline void ClusterWait() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.wait;" ::: "memory");
-#endif
-}
-
-// Writes to *to of block `rank` of the cluster.
-__device__ inline void StoreInCluster(float* to, unsigned rank, float value) {
-#if __CUDA_ARCH__ >= 900
-  const auto local = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  uint32_t remote = 0;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(local), "r"(rank));
-  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(remote), "f"(value) : "memory");
-#endif
-}
-
-// The largest over kCluster blocks. All of them have arrived once before; `found`: kCluster words of shared memory.
-__device__ inline float ClusterMax(float largest, unsigned rank, float* found) {
-  ClusterWait();  // all blocks have begun, so that their shared memory may be written
-  if (threadIdx.x < kCluster) StoreInCluster(found + rank, threadIdx.x, largest);
-  ClusterArrive();
+// The largest over the cluster's blocks, all of which have arrived once before; `found`: shared, a word for each.
+__device__ inline float ClusterMax(float largest, float* found) {
   ClusterWait();
+  if (threadIdx.x < kCluster) Peer(found, threadIdx.x)[ClusterRank()] = largest;
+  ClusterSync();
   for (int i = 0; i < kCluster; ++i) largest = Larger(largest, found[i]);
   return largest;
 }
@@ -104,7 +82,7 @@ __global__ void __launch_bounds__(C > 1 ? kClusterThreads : kMapThreads)
     return;
   }
   largest = BlockMax(largest, maxima);
-  if constexpr (C > 1) largest = ClusterMax(largest, rank, found);
+  if constexpr (C > 1) largest = ClusterMax(largest, found);
   const RowScale scale(largest);
 #pragma unroll
   for (int n = 0; n < N; ++n) {
@@ -134,24 +112,6 @@ __global__ void __launch_bounds__(kMapThreads)
   if (threadIdx.x == 0) to.scale[row] = scale.scale();
 }
 
-// As Launch, in clusters of kCluster blocks.
-template <typename... Params, typename... Args>
-void LaunchClusters(void (*kernel)(Params...), dim3 grid, dim3 block, Args&&... args) {
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = kCluster;
-  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.stream = c10::cuda::getCurrentCUDAStream();
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  C10_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
-}
-
 inline unsigned WholeWarps(int64_t threads) { return static_cast<unsigned>((threads + kWarp - 1) / kWarp * kWarp); }
 
 template <typename Source>
@@ -167,7 +127,7 @@ void LaunchMap(const Source& source, const RowMapTo<typename Source::Type>& to, 
     const auto kernel = map_rows_kernel<Source, W, 1, kCluster>;
     const dim3 grid(static_cast<unsigned>(rows * kCluster)), block(WholeWarps(of_block));
     if (to.y != nullptr) return Launch(kernel, grid, block, 0, source, to);
-    return LaunchClusters(kernel, grid, block, source, to);
+    return LaunchClusters(kernel, kCluster, grid, block, 0, source, to);
   }
   Launch(map_rows_kernel<Source, W, N, 1>, static_cast<unsigned>(rows), WholeWarps((packs + N - 1) / N), 0, source, to);
 }
