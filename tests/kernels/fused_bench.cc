@@ -11,7 +11,7 @@
 #include "kernels/fp8.h"
 #include "kernels/kv_cache.h"
 #include "kernels/registry.h"
-#include "tests/kernels/cuda_graph.h"
+#include "tests/kernels/captured_graph.h"
 
 namespace automodeld {
 namespace {

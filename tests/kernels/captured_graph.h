@@ -1,9 +1,9 @@
-// Work of a GPU captured into a graph, to replay and to time. Only where the CUDA headers are there: AUTOMODELD_GRAPHS.
+// Work of a GPU captured into a graph, to replay and to time. AUTOMODELD_GRAPHS says whether this build can.
 //
-//   const CapturedGraph graph([&] { y = ops.act_mul(x, "silu", true); });
+//   CapturedGraph graph([&] { y = ops.act_mul(x, "silu", true); });
 //   graph.Replay();
-#ifndef TESTS_KERNELS_CUDA_GRAPH_H_
-#define TESTS_KERNELS_CUDA_GRAPH_H_
+#ifndef TESTS_KERNELS_CAPTURED_GRAPH_H_
+#define TESTS_KERNELS_CAPTURED_GRAPH_H_
 
 #if __has_include(<cuda_runtime_api.h>)
 #define AUTOMODELD_GRAPHS 1
@@ -64,4 +64,4 @@ class CapturedGraph {
 }  // namespace automodeld
 
 #endif
-#endif  // TESTS_KERNELS_CUDA_GRAPH_H_
+#endif  // TESTS_KERNELS_CAPTURED_GRAPH_H_
