@@ -147,8 +147,9 @@ def decode(kinds=("fp8", "head", "bf16")):
         with Daemon(LLAMA, *flags, *SHORT) as d:
             runs = [d.bench(1, 2, 128, 256)["inter_token_latency_ms"]["p50"] for _ in range(3)]
             show(f"8B {name}: one stream, 128 / 256, ms a token", f"{ms(statistics.median(runs))}", bar)
-            for row in (x for x in d.report.get("report", d.report).get("attempts", [])):
-                print("   attempt:", row)
+            report = d.report.get("report", d.report)
+            for row in report.get("attempts", []) + report.get("notes", []):
+                print("  ", row)
 
 
 def streams():
