@@ -7,25 +7,35 @@
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include <utility>
+
 namespace automodeld {
 namespace {
 
 namespace allocator = c10::cuda::CUDACachingAllocator;
 
-// While it lives, memory for the current stream comes from the graphs' pool.
-class AllocateFromPool {
+// Where graphs have their memory. libtorch's allocator wants as many releases as there were captures, and none before
+// the pool has seen its last one.
+class GraphPool {
  public:
-  AllocateFromPool(c10::DeviceIndex device, c10::MempoolId_t pool) : device_(device), pool_(pool) {
-    const cudaStream_t recorded = c10::cuda::getCurrentCUDAStream();
-    allocator::beginAllocateToPool(device, pool, [recorded](cudaStream_t stream) { return stream == recorded; });
+  GraphPool() : device_(c10::cuda::current_device()), id_(at::cuda::MemPool::graph_pool_handle()) {}
+  ~GraphPool() {
+    for (int i = 0; i < captures_; ++i) allocator::releasePool(device_, id_);
   }
-  ~AllocateFromPool() { allocator::endAllocateToPool(device_, pool_); }
-  AllocateFromPool(const AllocateFromPool&) = delete;
-  AllocateFromPool& operator=(const AllocateFromPool&) = delete;
+  GraphPool(const GraphPool&) = delete;
+  GraphPool& operator=(const GraphPool&) = delete;
+
+  // Until End, memory for `stream` comes from here.
+  void Begin(cudaStream_t stream) {
+    allocator::beginAllocateToPool(device_, id_, [stream](cudaStream_t other) { return other == stream; });
+    ++captures_;
+  }
+  void End() { allocator::endAllocateToPool(device_, id_); }
 
  private:
-  c10::DeviceIndex device_;
-  c10::MempoolId_t pool_;
+  const c10::DeviceIndex device_;
+  const c10::MempoolId_t id_;
+  int captures_ = 0;
 };
 
 // What `work` launches on the current stream.
@@ -45,33 +55,35 @@ cudaGraph_t Capture(const std::function<void()>& work) {
   return graph;
 }
 
+// What `work` launches, its memory from the pool.
+cudaGraph_t CaptureInto(GraphPool& pool, const std::function<void()>& work) {
+  pool.Begin(c10::cuda::getCurrentCUDAStream());
+  try {
+    const cudaGraph_t graph = Capture(work);
+    pool.End();
+    return graph;
+  } catch (...) {
+    pool.End();
+    throw;
+  }
+}
+
 class CudaGraph final : public DeviceGraph {
  public:
-  CudaGraph(c10::MempoolId_t pool, const std::function<void()>& work)
-      : device_(c10::cuda::current_device()), pool_(pool) {
-    const AllocateFromPool allocate(device_, pool_);
-    try {
-      const cudaGraph_t graph = Capture(work);
-      const cudaError_t status = cudaGraphInstantiate(&launchable_, graph, 0);
-      cudaGraphDestroy(graph);
-      C10_CUDA_CHECK(status);
-    } catch (...) {
-      allocator::releasePool(device_, pool_);
-      throw;
-    }
+  CudaGraph(std::shared_ptr<GraphPool> pool, const std::function<void()>& work) : pool_(std::move(pool)) {
+    const cudaGraph_t graph = CaptureInto(*pool_, work);
+    const cudaError_t status = cudaGraphInstantiate(&launchable_, graph, 0);
+    cudaGraphDestroy(graph);
+    C10_CUDA_CHECK(status);
   }
-  ~CudaGraph() override {
-    cudaGraphExecDestroy(launchable_);
-    allocator::releasePool(device_, pool_);
-  }
+  ~CudaGraph() override { cudaGraphExecDestroy(launchable_); }
   CudaGraph(const CudaGraph&) = delete;
   CudaGraph& operator=(const CudaGraph&) = delete;
 
   void Launch() override { C10_CUDA_CHECK(cudaGraphLaunch(launchable_, c10::cuda::getCurrentCUDAStream())); }
 
  private:
-  c10::DeviceIndex device_;
-  c10::MempoolId_t pool_;
+  const std::shared_ptr<GraphPool> pool_;
   cudaGraphExec_t launchable_ = nullptr;
 };
 
@@ -82,7 +94,7 @@ class CudaGraphs final : public DeviceGraphs {
   }
 
  private:
-  const c10::MempoolId_t pool_ = at::cuda::MemPool::graph_pool_handle();
+  const std::shared_ptr<GraphPool> pool_ = std::make_shared<GraphPool>();
 };
 
 }  // namespace
