@@ -3,7 +3,7 @@
 //
 //   __global__ void sum_kernel(...) {
 //     __shared__ int parts[8];
-//     ClusterArrive();  // at the start: a peer's memory may be touched once it has arrived
+//     ClusterStart();  // a peer's memory may be touched once it runs
 //     ...
 //     ClusterWait();
 //     if (threadIdx.x < ClusterSize()) Peer(parts, threadIdx.x)[ClusterRank()] = mine;
@@ -16,7 +16,14 @@
 
 namespace automodeld {
 
-// Every thread of the cluster calls both, in turn; what was written before Arrive can be read after Wait.
+// Every thread of the cluster calls both, in turn. What was written before ClusterArrive can be read after ClusterWait;
+// ClusterStart only says that the block runs.
+__device__ inline void ClusterStart() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+#endif
+}
+
 __device__ inline void ClusterArrive() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.arrive.release;" ::: "memory");
@@ -60,12 +67,16 @@ __device__ T* Peer(T* mine, uint32_t rank) {
   return peer;
 }
 
+// Lets the kernel be launched with so many bytes of dynamic shared memory, on the current device.
+template <typename... Params>
+void AllowSharedBytes(void (*kernel)(Params...), size_t bytes) {
+  C10_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+}
+
 // As Launch, with the grid's blocks in clusters of `cluster` along x, which divides the grid's.
 template <typename... Params, typename... Args>
 void LaunchClusters(void (*kernel)(Params...), unsigned cluster, dim3 grid, dim3 block, size_t shared_bytes,
                     Args&&... args) {
-  C10_CUDA_CHECK(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
   cudaLaunchAttribute attributes[2] = {};
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;

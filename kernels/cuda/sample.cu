@@ -8,9 +8,7 @@
 // Roofline: one read of the logits, and an exp in double for each that weighs anything.
 #include <ATen/cuda/CUDAContext.h>
 
-#include <type_traits>
-
-#include "kernels/cuda/sample_row.h"
+#include "kernels/cuda/sample_search.h"
 #include "kernels/dispatch.h"
 #include "kernels/eager/eager.h"
 #include "kernels/op_samples.h"
@@ -23,8 +21,7 @@ namespace {
 
 using namespace sampling;
 
-constexpr int kMostBlocks = 8, kList = 256, kMostPieces = 512;
-constexpr size_t kMostBytes = 192 * 1024;  // of logits in one block
+constexpr size_t kMostBytes = 160 * 1024;  // of logits in one block
 constexpr uint64_t kEveryPlace = ~uint64_t{0};
 
 template <typename T>
@@ -38,34 +35,14 @@ struct SampleArgs {
   int64_t* tokens;
 };
 
-struct List {
-  uint64_t places[kList];
-  int64_t weights[kList];
-  unsigned size;
-};
-
-struct SharedState {
-  Histogram histogram;
-  List mine, all;  // all: in the first block
-  int64_t kept[kList];
-  int64_t piece_weights[kMostPieces];
-  uint64_t best[kMostBlocks];  // by block of the cluster
-  uint32_t least[kMostBlocks];
-  int64_t weights[kMostBlocks];
-  uint64_t warp_best[kWarps];
-  uint32_t warp_least[kWarps];
-  unsigned base;
-  int piece;
-  int64_t left;
-};
+constexpr size_t kStateBytes = (sizeof(SharedState) + 31) / 32 * 32;  // the logits follow
 
 __device__ int64_t Reach(double share, int64_t weight) {
   return max(int64_t{1}, static_cast<int64_t>(ceil(share * static_cast<double>(weight))));
 }
 
 // What is left to pass when tokens that weigh `total` are drawn from.
-__device__ int64_t DrawFrom(int64_t total, int64_t seed, int64_t position) {
-  const double uniform = UniformDouble(Philox(static_cast<uint64_t>(seed), static_cast<uint64_t>(position)));
+__device__ int64_t DrawFrom(int64_t total, double uniform) {
   return min(static_cast<int64_t>(floor(uniform * static_cast<double>(total))), total - 1);
 }
 
@@ -94,7 +71,7 @@ __device__ void ReadLogits(const T* logits, int count, int capacity, uint32_t fi
   best = uint64_t{best_key} << 32 | ~best_id;
 }
 
-// Of the cluster. Its blocks have passed ClusterArrive, and not yet ClusterWait.
+// Of the cluster. Its blocks have passed ClusterStart, and not yet ClusterWait.
 __device__ void FindExtremes(SharedState& shared, uint64_t& best, uint32_t& least) {
   const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, blocks = ClusterSize();
   const auto of_warp = [&] {
@@ -122,57 +99,13 @@ __device__ void FindExtremes(SharedState& shared, uint64_t& best, uint32_t& leas
   }
 }
 
-// The place of the token at which `need` is reached, which lies in the bucket `crossing`; `weight`: of all up to it.
-template <typename T>
-__device__ uint64_t FindLast(const RowPart<T>& row, SharedState& shared, const Crossing& crossing, int64_t need,
-                             bool by_tokens, int64_t& weight) {
-  Places range = PlacesOf(row, crossing.bucket);
-  Sum before = crossing.before;
-  for (;;) {
-    const int shift = max(0, 64 - __clzll(static_cast<int64_t>(range.high - range.low)) - 10);  // 2^10 buckets
-    ClusterSync();  // the histogram may be written again
-    shared.histogram.Clear();
-    __syncthreads();
-    row.Count(shared.histogram, [&](uint32_t id, float logit) {
-      if (row.BucketOf(logit) != crossing.bucket) return -1;
-      const uint64_t place = row.PlaceOf(logit, id);
-      return range.low <= place && place <= range.high ? static_cast<int>((place - range.low) >> shift) : -1;
-    });
-    ClusterSync();
-    const Sum mine = shared.histogram.OfCluster();
-    const int64_t missing = need - (by_tokens ? int64_t{before.tokens} : before.weight);
-    const Crossing narrower = FindCrossing(mine, BlockScan(mine), missing, by_tokens);
-    if (narrower.bucket < 0) return range.high;  // does not happen
-    before = before + narrower.before;
-    range.low += static_cast<uint64_t>(narrower.bucket) << shift;
-    range.high = min(range.high, range.low + (uint64_t{1} << shift) - 1);
-    if (shift > 0) continue;
-    weight = before.weight + narrower.in.weight;
-    return range.low;
-  }
-}
-
-// Gathers the tokens up to `bucket`, at most kList, in the first block's list.
-template <typename T>
-__device__ void Gather(const RowPart<T>& row, SharedState& shared, int bucket) {
-  row.ForTokens([&](uint32_t id, float logit) {
-    if (!(logit >= row.lowest) || row.BucketOf(logit) > bucket) return;
-    const int64_t weight = row.Weight(logit);
-    if (weight == 0) return;
-    const unsigned i = atomicAdd(&shared.mine.size, 1U);
-    shared.mine.places[i] = row.PlaceOf(logit, id);
-    shared.mine.weights[i] = weight;
-  });
-  __syncthreads();
-  List& all = *Peer(&shared.all, 0);
-  if (threadIdx.x == 0) shared.base = atomicAdd(&all.size, shared.mine.size);
-  __syncthreads();
-  if (threadIdx.x < shared.mine.size) {
-    all.places[shared.base + threadIdx.x] = shared.mine.places[threadIdx.x];
-    all.weights[shared.base + threadIdx.x] = shared.mine.weights[threadIdx.x];
-  }
-  ClusterSync();
-}
+// What top_k and top_p leave of a row.
+struct Cut {
+  uint64_t last = kEveryPlace;  // the place of the last kept token
+  bool listed = false;          // or: the kept ones are in the first block's list, and some others
+  int64_t top_k = 0;            // of a list: 0: all are in
+  int64_t weight = 0;           // of the row, where all are in
+};
 
 // The sum over the list's entries that `below` says lie below this thread's; four threads share an entry.
 template <typename Below>
@@ -188,9 +121,7 @@ __device__ Sum SumBelow(const List& list, const int64_t* weights, const Below& b
 }
 
 // Filters the first block's list and draws from it; gives the token to the one thread that has found it, else -1.
-// top_k 0: none is beyond it, and top_p is of the weight of the whole row.
-__device__ int64_t DrawFromList(SharedState& shared, int64_t top_k, int64_t weight_of_row, float top_p, int64_t least,
-                                int64_t seed, int64_t position, uint32_t best) {
+__device__ int64_t DrawFromList(SharedState& shared, const Cut& cut, uint32_t best) {
   constexpr uint64_t kIds = (uint64_t{1} << kIdBits) - 1;
   const List& list = shared.all;
   const unsigned entry = threadIdx.x / 4;
@@ -198,24 +129,25 @@ __device__ int64_t DrawFromList(SharedState& shared, int64_t top_k, int64_t weig
   const uint64_t place = entry < list.size ? list.places[entry] : kEveryPlace;
   const int64_t weight = entry < list.size ? list.weights[entry] : 0;
   const Sum before = SumBelow(list, list.weights, [place](uint64_t other) { return other < place; });
-  const bool in_k = top_k == 0 || int64_t{before.tokens} < top_k;
+  const bool in_k = cut.top_k == 0 || int64_t{before.tokens} < cut.top_k;
   const int64_t first_k = BlockScan({counts && in_k ? weight : 0, 0}).total.weight;
-  const int64_t sum_k = top_k == 0 ? weight_of_row : first_k;
-  const bool in_p = top_p >= 1.0F || before.weight < Reach(top_p, sum_k);
-  const int64_t kept = in_k && in_p && weight >= least ? weight : 0;
+  const int64_t sum_k = cut.top_k == 0 ? cut.weight : first_k;
+  const RowParams& params = shared.params;
+  const bool in_p = params.top_p >= 1.0F || before.weight < Reach(params.top_p, sum_k);
+  const int64_t kept = in_k && in_p && weight >= params.least ? weight : 0;
   if (counts) shared.kept[entry] = kept;
   const int64_t total = BlockScan({counts ? kept : 0, 0}).total.weight;  // and everybody has written `kept`
   if (total <= 0) return threadIdx.x == 0 ? int64_t{best} : -1;
   const uint64_t id = place & kIds;
   const int64_t running = SumBelow(list, shared.kept, [id](uint64_t other) { return (other & kIds) < id; }).weight;
-  const int64_t target = DrawFrom(total, seed, position);
+  const int64_t target = DrawFrom(total, shared.params.uniform);
   return counts && running <= target && target < running + kept ? static_cast<int64_t>(id) : -1;
 }
 
-// Draws from the tokens up to the place `last` that weigh `least` or more; the result as of DrawFromList.
+// Draws from the tokens up to the place `last`; the result as of DrawFromList.
 template <typename T>
-__device__ int64_t DrawFromRow(const RowPart<T>& row, SharedState& shared, uint64_t last, int64_t least, int64_t seed,
-                               int64_t position) {
+__device__ int64_t DrawFromRow(const RowPart<T>& row, SharedState& shared, uint64_t last) {
+  const int64_t least = shared.params.least;
   const auto kept = [&](uint32_t id, float logit) -> int64_t {
     if (!(logit >= row.lowest) || (last != kEveryPlace && row.PlaceOf(logit, id) > last)) return 0;
     const int64_t weight = row.Weight(logit);
@@ -240,7 +172,7 @@ __device__ int64_t DrawFromRow(const RowPart<T>& row, SharedState& shared, uint6
     total += shared.weights[i];
   }
   if (total <= 0) return ClusterRank() == 0 && thread == 0 ? int64_t{row.best} : -1;
-  const int64_t target = DrawFrom(total, seed, position) - lower;
+  const int64_t target = DrawFrom(total, shared.params.uniform) - lower;
   if (target < 0 || target >= pieces.total.weight) return -1;  // another block's
   if (pieces.before.weight <= target && target < pieces.before.weight + piece_weight) {
     shared.piece = thread;
@@ -254,52 +186,94 @@ __device__ int64_t DrawFromRow(const RowPart<T>& row, SharedState& shared, uint6
   return before <= shared.left && shared.left < before + weight ? int64_t{id} : -1;
 }
 
+// Most kept tokens lie within kNear temperatures of the largest logit: the buckets divide those first.
+template <typename T>
+__device__ Cut FindCut(RowPart<T>& row, SharedState& shared) {
+  constexpr double kNear = 12;
+  const float top_p = shared.params.top_p;
+  const int64_t top_k = shared.params.top_k;
+  Sum mine{};
+  ScanResult scan{};
+  const auto count = [&](bool weigh) {
+    row.Count(shared.histogram, weigh, [&](uint32_t, float logit) { return row.BucketOf(logit); });
+    ClusterSync();
+    mine = shared.histogram.OfCluster();
+    scan = BlockScan(mine);
+  };
+  const auto count_again = [&](double temperatures, bool weigh) {
+    row.SetBuckets(temperatures);
+    ClusterSync();  // the histogram may be written again
+    shared.histogram.Clear();
+    __syncthreads();
+    count(weigh);
+  };
+  const bool by_p = top_p < 1.0F, narrow = row.SetBuckets(1.5 * kNear) && row.SetBuckets(kNear);
+  bool weighed = top_k == 0 || (by_p && top_k > kRanked);  // the first few can be weighed when they are listed
+  count(weighed);
+  const bool by_k = top_k > 0 && top_k < int64_t{scan.total.tokens};
+  if (!by_k && !by_p) return {};
+  if (!by_k && !weighed) count_again(-kLowestExponent, weighed = true);
+  int64_t need = by_k ? top_k : Reach(top_p, scan.total.weight);
+  Crossing crossing = FindCrossing(mine, scan, need, by_k);
+  const auto few = [&] { return crossing.before.tokens + crossing.in.tokens <= kRanked; };
+  if (narrow && crossing.bucket == kBuckets - 1 && !few()) {
+    count_again(-kLowestExponent, weighed);
+    crossing = FindCrossing(mine, scan, need, by_k);
+  }
+  if (few()) {
+    Gather(row, shared, [&](uint32_t, float logit) { return row.BucketOf(logit) <= crossing.bucket; });
+    return {.listed = true, .top_k = by_k ? top_k : 0, .weight = scan.total.weight};
+  }
+  if (by_k && by_p && !weighed) {
+    count_again(-kLowestExponent, true);
+    crossing = FindCrossing(mine, scan, need, by_k);
+  }
+  const uint64_t last = FindLast(row, shared, crossing, need, by_k);
+  if (!by_k || !by_p) return {.last = last};
+  need = Reach(top_p, shared.weight);
+  return {.last = FindLast(row, shared, FindCrossing(mine, scan, need, false), need, false)};
+}
+
 // The token of a row whose largest logit is finite, in one thread of the cluster; -1 in the others.
 template <typename T>
-__device__ int64_t Draw(const RowPart<T>& row, SharedState& shared, const SampleArgs<T>& a, int64_t index) {
-  const float top_p = a.top_p[index];
-  const int64_t top_k = a.top_k[index], seed = a.seeds[index], position = a.positions[index];
-  const int64_t least = max(int64_t{1}, static_cast<int64_t>(ceil(a.min_p[index] * kWeightOne)));
-  const bool by_p = top_p < 1.0F;
-  uint64_t last = kEveryPlace;
-  if (by_p || (top_k > 0 && top_k < a.vocab)) {
-    row.Count(shared.histogram, [&](uint32_t, float logit) { return row.BucketOf(logit); });
-    ClusterSync();
-    const Sum mine = shared.histogram.OfCluster();
-    const ScanResult scan = BlockScan(mine);
-    const bool by_k = top_k > 0 && top_k < int64_t{scan.total.tokens};
-    if (by_k || by_p) {
-      int64_t need = by_k ? top_k : Reach(top_p, scan.total.weight);
-      const Crossing crossing = FindCrossing(mine, scan, need, by_k);
-      if (crossing.before.tokens + crossing.in.tokens <= kList) {
-        Gather(row, shared, crossing.bucket);
-        if (ClusterRank() > 0) return -1;
-        return DrawFromList(shared, by_k ? top_k : 0, scan.total.weight, top_p, least, seed, position, row.best);
-      }
-      int64_t weight = 0;
-      last = FindLast(row, shared, crossing, need, by_k, weight);
-      if (by_k && by_p) {
-        need = Reach(top_p, weight);
-        last = FindLast(row, shared, FindCrossing(mine, scan, need, false), need, false, weight);
-      }
-    }
-  }
-  return DrawFromRow(row, shared, last, least, seed, position);
+__device__ int64_t Draw(RowPart<T>& row, SharedState& shared) {
+  const bool cuts = shared.params.top_k > 0 || shared.params.top_p < 1.0F;
+  const Cut cut = cuts ? FindCut(row, shared) : Cut{};
+  if (!cut.listed) return DrawFromRow(row, shared, cut.last);
+  return ClusterRank() > 0 ? -1 : DrawFromList(shared, cut, row.best);
 }
+
+// As they were given.
+struct GivenParams {
+  float temperature, top_p, min_p;
+  int64_t top_k, seed, position;
+
+  __device__ RowParams Resolve(int vocab) const {
+    const PhiloxWords words = Philox(static_cast<uint64_t>(seed), static_cast<uint64_t>(position));
+    return {.temperature = temperature,
+            .top_p = top_p,
+            .top_k = top_k > 0 && top_k < vocab ? top_k : 0,
+            .least = max(int64_t{1}, static_cast<int64_t>(ceil(min_p * kWeightOne))),
+            .uniform = UniformDouble(words)};
+  }
+};
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 1) sample_kernel(SampleArgs<T> a) {
   extern __shared__ __align__(32) unsigned char memory[];
-  __shared__ SharedState shared;
-  T* values = reinterpret_cast<T*>(memory);
+  SharedState& shared = *reinterpret_cast<SharedState*>(memory);
+  T* values = reinterpret_cast<T*>(memory + kStateBytes);
   shared.histogram.Clear();
+  if (threadIdx.x < kPowers) shared.powers[threadIdx.x] = exp2(static_cast<double>(threadIdx.x) / kPowers);
   if (threadIdx.x == 0) shared.mine.size = shared.all.size = 0;
-  ClusterArrive();
+  ClusterStart();
   AllowNext();
   AwaitPrevious();
   const int64_t index = blockIdx.x / ClusterSize();
   const int capacity = a.pieces * kPiece, begin = static_cast<int>(ClusterRank()) * capacity;
   const T* logits = a.logits + index * a.stride + begin;
+  const GivenParams given = {a.temperature[index], a.top_p[index], a.min_p[index],
+                             a.top_k[index],       a.seeds[index], a.positions[index]};
   uint64_t best = 0;
   uint32_t least = 0xFFFFFFFFU;
   if (a.wide) {
@@ -307,6 +281,7 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(SampleArgs<T> a) {
   } else {
     ReadLogits<T, 1>(logits, a.vocab - begin, capacity, static_cast<uint32_t>(begin), values, best, least);
   }
+  if (threadIdx.x == kThreads - 1) shared.params = given.Resolve(a.vocab);
   FindExtremes(shared, best, least);
   RowPart<T> row{};
   row.values = values;
@@ -315,23 +290,25 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(SampleArgs<T> a) {
   row.best = ~static_cast<uint32_t>(best);
   row.largest = LogitOf(static_cast<uint32_t>(best >> 32));
   row.least = LogitOf(least);
-  const float temperature = a.temperature[index];
-  if (!(temperature > 0) || !isfinite(row.largest)) {  // a NaN or an infinity has no weights
+  if (!(shared.params.temperature > 0) || !isfinite(row.largest)) {  // a NaN or an infinity has no weights
     if (threadIdx.x == 0 && ClusterRank() == 0) a.tokens[index] = row.best;
     return;
   }
-  row.SetTemperature(temperature);
-  const int64_t token = Draw(row, shared, a, index);
+  row.powers = shared.powers;
+  row.SetTemperature(shared.params.temperature);
+  const int64_t token = Draw(row, shared);
   if (token >= 0) a.tokens[index] = token;
 }
 
-// Blocks of a cluster: as many as keep the GPU's multiprocessors busy, and enough for the row to fit.
+// Blocks of a cluster: as many as run at the same time, and enough for the row to fit. Clusters lie within groups of
+// 16 or 18 multiprocessors, so that some are left over.
 template <typename T>
 int BlocksPerRow(int64_t rows, int64_t vocab) {
   const auto bytes = [vocab](int blocks) { return static_cast<size_t>((vocab + blocks - 1) / blocks) * sizeof(T); };
   const int multiprocessors = at::cuda::getCurrentDeviceProperties()->multiProcessorCount;
   int blocks = kMostBlocks;
-  while (blocks > 1 && (rows * blocks > multiprocessors || vocab < 1024 * blocks) && bytes(blocks / 2) <= kMostBytes) {
+  while (blocks > 1 && ((rows + 2) * blocks > multiprocessors || vocab < 1024 * blocks) &&
+         bytes(blocks / 2) <= kMostBytes) {
     blocks /= 2;
   }
   return blocks;
@@ -343,8 +320,9 @@ void Launch(SampleArgs<T> a, int64_t rows) {
   a.pieces = (a.vocab + blocks * kPiece - 1) / (blocks * kPiece);
   a.wide = (reinterpret_cast<uintptr_t>(a.logits) % (kLoad * sizeof(T))) == 0 && a.stride % kLoad == 0;
   const auto grid = static_cast<unsigned>(rows * blocks);
+  AllowSharedBytes(sample_kernel<T>, kStateBytes + kMostBytes + kPiece * sizeof(T));
   LaunchClusters(sample_kernel<T>, static_cast<unsigned>(blocks), grid, kThreads,
-                 static_cast<size_t>(a.pieces) * kPiece * sizeof(T), a);
+                 kStateBytes + static_cast<size_t>(a.pieces) * kPiece * sizeof(T), a);
 }
 
 template <typename T>

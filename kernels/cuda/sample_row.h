@@ -12,8 +12,10 @@
 
 namespace automodeld::sampling {
 
-constexpr int kLoad = 8;                   // logits that a thread reads at once
-constexpr int kPiece = 32 * kLoad;         // logits that a warp reads at once
+constexpr int kLoad = 8;            // logits that a thread reads at once
+constexpr int kPiece = 32 * kLoad;  // logits that a warp reads at once
+constexpr int kPowerBits = 6, kPowers = 1 << kPowerBits;
+constexpr double kLn2 = 0.6931471805599453;
 constexpr int kIdBits = 18;                // of a token's id
 constexpr uint32_t kLowestKey = 0x7FFFFF;  // of -infinity
 
@@ -44,24 +46,43 @@ struct RowPart {
   uint32_t best;         // id of the first largest logit
   float largest, least;  // least: of the finite ones
 
-  double temperature, inverse;
+  const double* powers;     // shared, [kPowers]: 2^(i / kPowers)
+  double powers_per_logit;  // kPowers / ln(2) / temperature
   float lowest;             // logits below it weigh nothing
   float buckets_per_logit;  // of the histogram by distance from the largest logit
 
   __device__ void SetTemperature(float t) {
-    temperature = fminf(t, FLT_MAX);
-    inverse = 1.0 / temperature;
+    const double temperature = fminf(t, FLT_MAX);
+    powers_per_logit = kPowers / kLn2 / temperature;
     lowest = static_cast<float>(largest + (kLowestExponent - 0.1) * temperature);
-    const double width = fmin(static_cast<double>(largest) - least, -kLowestExponent * temperature);
-    buckets_per_logit = width > 0 ? static_cast<float>(fmin((kBuckets - 1) / width, static_cast<double>(FLT_MAX))) : 0;
   }
 
+  // Buckets are that much of a temperature together, or what the logits span; the last one holds all beyond them, too.
+  // False: they span less.
+  __device__ bool SetBuckets(double temperatures) {
+    const double span = static_cast<double>(largest) - least,
+                 asked = temperatures * (kPowers / kLn2) / powers_per_logit;
+    const double width = fmin(span, asked);
+    buckets_per_logit = width > 0 ? static_cast<float>(fmin((kBuckets - 1) / width, static_cast<double>(FLT_MAX))) : 0;
+    return asked < span;
+  }
+
+  // exp is 2^(n / kPowers) from the table times a polynomial, within 2 units in the last place before it is rounded.
   __device__ int64_t Weight(float logit) const {
+    constexpr double kRoundToInteger = 0x1.8p52, c = kLn2 / kPowers;
     if (!(logit >= lowest)) return 0;
     const double distance = static_cast<double>(logit) - largest;
-    const double quotient = distance * inverse;
-    const double x = fma(fma(-quotient, temperature, distance), inverse, quotient);
-    return x >= kLowestExponent ? __double2ll_rn(exp(x) * kWeightOne) : 0;
+    const double shifted = fma(distance, powers_per_logit, kRoundToInteger);
+    const double f = fma(distance, powers_per_logit, kRoundToInteger - shifted);
+    double p = fma(f, c * c * c * c * c / 120, c * c * c * c / 24);
+    p = fma(f, p, c * c * c / 6);
+    p = fma(f, p, c * c / 2);
+    p = f * fma(f, p, c);
+    const int n = __double2loint(shifted);
+    const double power = powers[n & (kPowers - 1)];
+    const double scale = __hiloint2double((1023 + 40 + (n >> kPowerBits)) << 20, 0);
+    const double weight = fma(fma(power, p, power), scale, kRoundToInteger);
+    return __double_as_longlong(weight) - __double_as_longlong(kRoundToInteger);
   }
 
   __device__ int BucketOf(float logit) const {
@@ -91,16 +112,24 @@ struct RowPart {
     });
   }
 
-  // Counts the tokens that have a weight and that bucket_of(id, logit) gives a bucket (-1: none).
+  // Counts, and weighs, the tokens that may weigh anything and that bucket_of(id, logit) gives a bucket (-1: none).
   template <typename Bucket>
-  __device__ void Count(Histogram& histogram, const Bucket& bucket_of) const {
+  __device__ void Count(Histogram& histogram, bool weigh, const Bucket& bucket_of) const {
+    Sum beyond{};  // of the last bucket, which may be that of most tokens
     ForTokens([&](uint32_t id, float logit) {
       if (!(logit >= lowest)) return;
       const int bucket = bucket_of(id, logit);
       if (bucket < 0) return;
-      const int64_t weight = Weight(logit);
-      if (weight > 0) histogram.Add(bucket, weight);
+      const int64_t weight = weigh ? Weight(logit) : 0;
+      if (bucket < kBuckets - 1) {
+        histogram.Add(bucket, weight);
+      } else {
+        beyond = beyond + Sum{weight, 1};
+      }
     });
+    const int64_t weight = WarpSum(beyond.weight);
+    const uint32_t tokens = __reduce_add_sync(kEveryLane, beyond.tokens);
+    if (threadIdx.x % 32 == 0 && tokens > 0) histogram.Add(kBuckets - 1, weight, tokens);
   }
 };
 

@@ -8,7 +8,7 @@
 
 namespace automodeld::sampling {
 
-constexpr int kThreads = 1024, kWarps = kThreads / 32, kBuckets = kThreads;
+constexpr int kThreads = 1024, kWarps = kThreads / 32, kBuckets = kThreads, kMostBlocks = 8;
 constexpr unsigned kEveryLane = 0xFFFFFFFFU;
 
 // Of some tokens: how many, and what they weigh together.
@@ -63,21 +63,28 @@ struct Histogram {
 
   __device__ void Clear() { tokens[threadIdx.x] = low[threadIdx.x] = high[threadIdx.x] = 0; }
 
-  __device__ void Add(int bucket, int64_t weight) {
-    atomicAdd(&tokens[bucket], 1U);
+  __device__ void Add(int bucket, int64_t weight, uint32_t count = 1) {
+    atomicAdd(&tokens[bucket], count);
+    if (weight == 0) return;
     const auto part = static_cast<uint32_t>(weight);
     const uint32_t sum = atomicAdd(&low[bucket], part) + part;
     const uint32_t rest = static_cast<uint32_t>(weight >> 32) + (sum < part ? 1U : 0U);
     if (rest != 0) atomicAdd(&high[bucket], rest);
   }
 
-  // This thread's bucket, summed over the cluster, whose blocks have all arrived after their last Add.
+  // This thread's bucket.
+  __device__ Sum OfBlock() const {
+    const uint64_t weight = uint64_t{high[threadIdx.x]} << 32 | low[threadIdx.x];
+    return {static_cast<int64_t>(weight), tokens[threadIdx.x]};
+  }
+
+  // The same, summed over the cluster, whose blocks have all arrived after their last Add.
   __device__ Sum OfCluster() {
+    const uint32_t blocks = ClusterSize(), mine = ClusterRank();
     Sum sum{};
-    for (uint32_t rank = 0; rank < ClusterSize(); ++rank) {
-      const Histogram& peer = *Peer(this, rank);
-      const uint64_t weight = uint64_t{peer.high[threadIdx.x]} << 32 | peer.low[threadIdx.x];
-      sum = sum + Sum{static_cast<int64_t>(weight), peer.tokens[threadIdx.x]};
+#pragma unroll
+    for (uint32_t i = 0; i < kMostBlocks; ++i) {
+      if (i < blocks) sum = sum + Peer(this, (mine + i) % blocks)->OfBlock();
     }
     return sum;
   }
@@ -92,7 +99,7 @@ struct Crossing {
 // Where `need` weight (or tokens) is reached; bucket i is thread i's. Every thread of the block calls it.
 __device__ inline Crossing FindCrossing(const Sum& bucket, const ScanResult& scan, int64_t need, bool by_tokens) {
   __shared__ Crossing found;
-  if (threadIdx.x == 0) found.bucket = -1;
+  if (threadIdx.x == 0) found = {-1, {}, {}};
   __syncthreads();
   const int64_t before = by_tokens ? int64_t{scan.before.tokens} : scan.before.weight;
   const int64_t in = by_tokens ? int64_t{bucket.tokens} : bucket.weight;

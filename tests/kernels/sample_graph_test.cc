@@ -10,7 +10,10 @@
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDAGuard.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <functional>
+#include <vector>
 
 namespace automodeld {
 namespace {
@@ -77,6 +80,7 @@ TEST(SampleGraph, ReplaysDrawWithOtherLogitsAndParameters) {
 // Microseconds a call within a graph of many.
 double Measure(const std::function<void()>& call) {
   constexpr int kCalls = 20, kReplays = 10;
+  c10::cuda::device_synchronize();  // the arguments were made on another stream
   const c10::cuda::CUDAStreamGuard stream(c10::cuda::getStreamFromPool());
   call();
   at::cuda::CUDAGraph graph;

@@ -3,6 +3,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
 #include <map>
 #include <set>
@@ -83,6 +84,32 @@ TEST(Sample, FrequenciesFollowTheSoftmax) {
       EXPECT_LT(chi_square, 43.8) << version.name;  // 19 degrees of freedom: exceeded by chance once in 1000
       EXPECT_GT(chi_square, 5.4) << version.name;   // nor suspiciously even: once in 1000
     }
+  }
+}
+
+TEST(Sample, FrequenciesFollowWhatTheFiltersKeep) {
+  constexpr int64_t kDraws = 100000;
+  const at::Tensor logits = at::randn({60}, at::detail::createCPUGenerator(8)) * 1.5;
+  const Sampling sampling = {.temperature = 0.8, .top_p = 0.97, .min_p = 0.01, .top_k = 40};
+  const auto [sorted, ids] = (logits / sampling.temperature).softmax(-1).sort(-1, /*descending=*/true);
+  at::Tensor kept = sorted.narrow(0, 0, sampling.top_k) / sorted.narrow(0, 0, sampling.top_k).sum();
+  kept = kept * (kept.cumsum(0) - kept).lt(sampling.top_p) * sorted.narrow(0, 0, sampling.top_k).ge(sorted[0] * 0.01);
+  const at::Tensor expected = (kept / kept.sum()).to(at::kDouble) * kDraws;
+  const int64_t num_kept = kept.count_nonzero().item<int64_t>();
+  ASSERT_GT(num_kept, 15);
+  for (const SampleVersion& version : Versions()) {
+    const std::vector<int64_t> counts = Histogram(version, logits, sampling, kDraws);
+    double chi_square = 0.0;
+    int64_t drawn = 0;
+    for (int64_t i = 0; i < num_kept; ++i) {
+      const int64_t count = counts[static_cast<size_t>(ids[i].item<int64_t>())];
+      const double mean = expected[i].item<double>();
+      chi_square += (static_cast<double>(count) - mean) * (static_cast<double>(count) - mean) / mean;
+      drawn += count;
+    }
+    EXPECT_EQ(drawn, kDraws) << version.name << ": a token came that is not kept";
+    const auto freedom = static_cast<double>(num_kept - 1);
+    EXPECT_LT(chi_square, freedom + 4 * std::sqrt(2 * freedom)) << version.name;  // by chance once in 1000 or less
   }
 }
 
@@ -172,6 +199,59 @@ TEST(Sample, VersionsAgreeOnEveryDraw) {
       const at::Tensor expected = Draw(versions[0], logits.to(dtype), s, seeds, positions);
       for (const SampleVersion& version : versions) {
         EXPECT_TRUE(at::equal(Draw(version, logits.to(dtype), s, seeds, positions), expected)) << version.name;
+      }
+    }
+  }
+}
+
+// Rows of one vocabulary that ask for everything at once: logits flat, peaked, tied, masked, with one finite or a NaN.
+struct MixedRows {
+  at::Tensor logits, temperature, top_k, top_p, min_p, seeds, positions;
+
+  at::Tensor Draw(const SampleVersion& version) const {
+    const auto on = [&](const at::Tensor& x) { return x.to(version.device); };
+    return version.ops.sample(on(logits), on(temperature), on(top_k), on(top_p), on(min_p), on(seeds), on(positions))
+        .to(at::kCPU);
+  }
+};
+
+MixedRows MakeMixedRows(int64_t rows, int64_t vocab, at::ScalarType dtype) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const at::Generator generator = at::detail::createCPUGenerator(9);
+  const auto one_of = [&](const std::vector<double>& values) {
+    const at::Tensor which = at::randint(static_cast<int64_t>(values.size()), {rows}, generator, at::kLong);
+    return at::tensor(values, at::kDouble).index_select(0, which);
+  };
+  MixedRows mixed;
+  mixed.logits = at::randn({rows, vocab}, generator) * one_of({0, 0.01, 0.5, 3, 8}).unsqueeze(-1);
+  for (int64_t r = 0; r < rows; ++r) {
+    at::Tensor row = mixed.logits[r];
+    if (r % 7 == 1) row.copy_(row.mul(2).round().div(2));
+    if (r % 7 == 2) row.masked_fill_(at::rand({vocab}, generator).lt(0.9), -kInfinity);
+    if (r % 7 == 3) row.narrow(0, 0, vocab - 1).fill_(-kInfinity);
+    if (r % 14 == 4) row.narrow(0, vocab / 2, 1).fill_(std::numeric_limits<float>::quiet_NaN());
+  }
+  mixed.logits = mixed.logits.to(dtype);
+  mixed.temperature = one_of({0, 1e-37, 1e-3, 0.3, 1, 1, 1, 2, 100}).to(at::kFloat);
+  const auto v = static_cast<double>(vocab);
+  mixed.top_k = one_of({0, 0, 1, 2, 50, 300, v / 8, v - 1, v, 2 * v}).to(at::kLong);
+  mixed.top_p = one_of({1, 1, 0, 0.1, 0.5, 0.9, 0.999999}).to(at::kFloat);
+  mixed.min_p = one_of({0, 0, 1e-6, 0.05, 1}).to(at::kFloat);
+  mixed.seeds = at::randint(int64_t{1} << 62, {rows}, generator, at::kLong);
+  mixed.positions = at::randint(4096, {rows}, generator, at::kLong);
+  return mixed;
+}
+
+TEST(Sample, VersionsAgreeOnEveryVocabularyAndMixture) {
+  const std::vector<SampleVersion> versions = Versions();
+  for (const auto& [vocab, rows] : std::vector<std::pair<int64_t, int64_t>>{
+           {1, 20}, {2, 40}, {127, 100}, {1000, 256}, {4096, 70}, {32003, 30}, {151936, 14}, {262144, 7}}) {
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
+      const MixedRows mixed = MakeMixedRows(rows, vocab, dtype);
+      const at::Tensor expected = mixed.Draw(versions[0]);
+      for (const SampleVersion& version : versions) {
+        const at::Tensor wrong = mixed.Draw(version).ne(expected).nonzero();
+        EXPECT_EQ(wrong.numel(), 0) << version.name << ", " << vocab << " tokens of " << dtype << ", rows " << wrong;
       }
     }
   }
