@@ -6,7 +6,7 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <fmt/format.h>
 
-#include <bit>
+#include <algorithm>
 #include <numbers>
 
 #include "kernels/attention_backends.h"
@@ -50,16 +50,18 @@ bool OnBordersOf16(const at::Tensor& x) {  // [..., heads, head_dim]: every head
   return borders;
 }
 
-at::Tensor DenseHeads(const at::Tensor& x) {
-  const bool dense = x.stride(2) == 1 && x.stride(1) == x.size(2);
-  return dense && OnBordersOf16(x) ? x : x.clone(at::MemoryFormat::Contiguous);
-}
+// Whether kernels can read rows [tokens, heads, head_dim] where they are.
+bool IsReadable(const at::Tensor& x) { return x.stride(2) == 1 && x.stride(1) == x.size(2) && OnBordersOf16(x); }
+at::Tensor Readable(const at::Tensor& x) { return IsReadable(x) ? x : x.clone(at::MemoryFormat::Contiguous); }
 
-FlashSource SlotsOf(const at::Tensor& cache) {
-  return {.base = cache.const_data_ptr(), .page_stride = cache.stride(0), .token_stride = cache.stride(1)};
-}
-FlashSource RowsOf(const at::Tensor& x) {
-  return {.base = x.const_data_ptr(), .page_stride = 0, .token_stride = x.stride(0)};
+// Of a cache [pages, page_size, heads, head_dim] or of rows [tokens, heads, head_dim].
+FlashSource SourceOf(const at::Tensor& keys, const at::Tensor& values) {
+  TORCH_CHECK(keys.strides() == values.strides(), "attention: keys have strides ", keys.strides(), ", values ",
+              values.strides());
+  return {.keys = keys.const_data_ptr(),
+          .values = values.const_data_ptr(),
+          .page_stride = keys.dim() == 4 ? keys.stride(0) : 0,
+          .token_stride = keys.stride(-3)};
 }
 
 class CudaFlashAttention final : public AttentionBackend {
@@ -77,7 +79,7 @@ class CudaFlashAttention final : public AttentionBackend {
     TORCH_CHECK(layer.num_heads == layer.num_kv_heads * group_, "attention: ", layer.num_heads, " heads for ",
                 layer.num_kv_heads, " key heads, planned for ", group_, " each");
     const c10::cuda::CUDAGuard guard(q.device());
-    const at::Tensor queries = DenseHeads(q);
+    const at::Tensor queries = Readable(q);
     FlashArgs args = ArgsOf(layer, queries);
     const bool decode_only = plan_.prefill().num_items + plan_.ragged().num_items == 0;
     if (layer.quantize && decode_only && plan_.decode_splits() > 1) return RunQuantized(layer, queries, *kv, args);
@@ -88,7 +90,10 @@ class CudaFlashAttention final : public AttentionBackend {
       RunTiles(plan_.prefill(), layer, queries, kv->keys(layer.index), kv->values(layer.index), kv, args);
     }
     if (plan_.ragged().num_items > 0) {
-      RunTiles(plan_.ragged(), layer, queries, DenseHeads(k), DenseHeads(v), nullptr, args);
+      const bool as_they_are = k.strides() == v.strides() && IsReadable(k) && IsReadable(v);
+      const at::Tensor keys = as_they_are ? k : k.clone(at::MemoryFormat::Contiguous);
+      const at::Tensor values = as_they_are ? v : v.clone(at::MemoryFormat::Contiguous);
+      RunTiles(plan_.ragged(), layer, queries, keys, values, nullptr, args);
     }
     return QuantizedIf(layer.quantize, out);
   }
@@ -116,8 +121,7 @@ class CudaFlashAttention final : public AttentionBackend {
                      const at::Tensor& values, const KvCache* kv, FlashArgs args) {
     const AttentionFactors factors = FactorsOf(layer, kv);
     const double cap = layer.soft_cap;
-    args.keys = kv != nullptr ? SlotsOf(keys) : RowsOf(keys);
-    args.values = kv != nullptr ? SlotsOf(values) : RowsOf(values);
+    args.source = SourceOf(keys, values);
     args.score_factor = static_cast<float>((cap > 0.0 ? cap : factors.scores) * std::numbers::log2e);
     args.cap_factor = cap > 0.0 ? static_cast<float>(factors.scores / cap) : 0.0f;
     args.result_factor = static_cast<float>(factors.results);
@@ -186,11 +190,11 @@ std::string WhyNot(const AttentionNeeds& needs) {
   if (needs.head_dim % 8 != 0 || needs.head_dim > kMaxDim) {
     return fmt::format("takes heads of 8 to {} in eights on CUDA, not of {}", kMaxDim, needs.head_dim);
   }
-  const cudaDeviceProp& properties = *at::cuda::getDeviceProperties(needs.device.index());
+  const c10::cuda::CUDAGuard guard(needs.device);
+  const cudaDeviceProp& properties = *at::cuda::getCurrentDeviceProperties();
   if (properties.major < 8) {
     return fmt::format("needs compute capability 8.0, this device has {}.{}", properties.major, properties.minor);
   }
-  const c10::cuda::CUDAGuard guard(needs.device);
   if (HasFlashCode()) return "";
   return fmt::format("has no code for compute capability {}.{} in this build", properties.major, properties.minor);
 }
@@ -201,11 +205,13 @@ AttentionOr MakeCudaFlashAttention(const AttentionNeeds& needs) {
   if (const std::string reason = WhyNot(needs); !reason.empty()) {
     return absl::UnimplementedError("flash_attention_2 " + reason);
   }
+  const c10::cuda::CUDAGuard guard(needs.device);
   const int64_t kv_heads = needs.num_kv_heads;
   const FlashDevice shape{.kv_heads = kv_heads,
                           .group = needs.num_heads / kv_heads,
                           .instance_dim = InstanceFor(needs.head_dim).dim,
-                          .multiprocessors = at::cuda::getDeviceProperties(needs.device.index())->multiProcessorCount};
+                          .causal = needs.causal,
+                          .multiprocessors = at::cuda::getCurrentDeviceProperties()->multiProcessorCount};
   return std::make_unique<CudaFlashAttention>(shape, needs.device);
 }
 

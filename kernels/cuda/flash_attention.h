@@ -33,9 +33,9 @@ constexpr int64_t FlashRows(FlashKind kind, int64_t instance_dim) {
 // How an element of keys and values is held.
 enum class FlashElement : int32_t { kFloat, kHalf, kBFloat16, kE4m3 };
 
-// Keys or values; strides in elements, a head's elements are dense and heads follow one another.
+// Keys and values; strides in elements, a head's elements are dense and heads follow one another.
 struct FlashSource {
-  const void* base = nullptr;
+  const void *keys = nullptr, *values = nullptr;
   int64_t page_stride = 0, token_stride = 0;
 };
 
@@ -45,7 +45,7 @@ struct FlashArgs {
   void* out = nullptr;           // [tokens, heads * head_dim], of q's type
   float* partial = nullptr;      // [sequences, splits, heads, head_dim] float32: where splits > 1, instead of out
   float* partial_sum = nullptr;  // [sequences, splits, heads, 2]: largest score in units of log 2, sum of weights
-  FlashSource keys, values;
+  FlashSource source;
   const FlashSequence* sequences = nullptr;
   const FlashItem* items = nullptr;  // null for kDecode: tile by tile of one sequence after the other
   const int32_t* pages = nullptr;

@@ -9,6 +9,8 @@ constexpr int64_t kSequenceInts = sizeof(FlashSequence) / sizeof(int32_t);
 constexpr int64_t kItemInts = sizeof(FlashItem) / sizeof(int32_t);
 constexpr int64_t kSplitKeys = 64;      // fewer are not worth a block of threads
 constexpr int64_t kBlocksPerSm = 2;     // of the decode kernel that run at a time
+constexpr int64_t kMostSpread = 32;     // rows of a sequence; each reads the keys anew
+constexpr int64_t kKeysPerSpread = 64;  // of the context, for each such row
 constexpr int64_t kSmallestLarge = 64;  // packed rows, from which on a large tile is full enough
 
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -23,6 +25,28 @@ int64_t NumTiles(std::span<const SequenceRows> sequences, int64_t group, int64_t
   int64_t tiles = 0;
   for (const SequenceRows& s : sequences) tiles += DivideUp(s.num_rows * group, tile);
   return tiles;
+}
+
+bool IsSpread(const SequenceRows& s) { return s.num_rows <= kMostSpread && s.context >= s.num_rows * kKeysPerSpread; }
+
+// The rows of sequences that are spread, at most `most` in all, follow the decode rows.
+AttentionStep Spread(const AttentionStep& step, int64_t most) {
+  AttentionStep spread = step;
+  spread.paged.resize(static_cast<size_t>(step.num_decode));
+  std::vector<SequenceRows> rest;
+  for (const SequenceRows& s : PrefillOf(step)) {
+    if (!IsSpread(s) || s.num_rows > most) {
+      rest.push_back(s);
+      continue;
+    }
+    most -= s.num_rows;
+    for (int64_t i = 0; i < s.num_rows; ++i) {
+      spread.paged.push_back({s.first_row + i, 1, s.context - s.num_rows + 1 + i, s.pages});
+    }
+  }
+  spread.num_decode = static_cast<int64_t>(spread.paged.size());
+  spread.paged.insert(spread.paged.end(), rest.begin(), rest.end());
+  return spread;
 }
 
 void Check(const SequenceRows& s, int64_t page_size) {
@@ -40,7 +64,8 @@ FlashSequence Packed(const SequenceRows& s, int64_t context, int64_t first_page)
 void FlashPlan::Reserve(const AttentionCapacity& capacity) {
   const int64_t small = FlashRows(FlashKind::kSmall, shape_.instance_dim);
   const int64_t items = DivideUp(capacity.max_tokens * shape_.group, small) + capacity.max_sequences;
-  const int64_t ints = capacity.max_sequences * (kSequenceInts + capacity.max_pages) + items * kItemInts;
+  const int64_t ints =
+      (capacity.max_sequences + shape_.multiprocessors) * (kSequenceInts + capacity.max_pages) + items * kItemInts;
   memory_ = at::empty({ints}, at::TensorOptions(at::kInt).device(device_));
   max_context_ = capacity.max_pages * page_size_;
   reserved_ = true;
@@ -69,7 +94,20 @@ int64_t FlashPlan::Splits(int64_t num_decode, int64_t longest) const {
                              kMaxFlashSplits);
 }
 
+bool FlashPlan::Spreads(const AttentionStep& step) const {
+  const auto prefill = PrefillOf(step);
+  const int64_t tiles = NumTiles(prefill, shape_.group, FlashRows(FlashKind::kSmall, shape_.instance_dim));
+  return shape_.causal && tiles * shape_.kv_heads < shape_.multiprocessors && std::ranges::any_of(prefill, IsSpread);
+}
+
 void FlashPlan::Send(const AttentionStep& step) {
+  if (Spreads(step))
+    SendTiles(Spread(step, shape_.multiprocessors));
+  else
+    SendTiles(step);
+}
+
+void FlashPlan::SendTiles(const AttentionStep& step) {
   TORCH_CHECK(step.page_size % 16 == 0, "attention: pages of ", step.page_size, " tokens are not of sixteens");
   page_size_ = step.page_size;
   num_decode_ = step.num_decode;

@@ -11,6 +11,7 @@ namespace automodeld {
 struct FlashDevice {
   int64_t kv_heads = 1, group = 1;
   int64_t instance_dim = 128;  // the head size that the kernels are compiled for
+  bool causal = true;
   int64_t multiprocessors = 1;
 };
 
@@ -21,7 +22,9 @@ struct FlashTiles {
 };
 
 // Decode sequences come first in the array and have no list: for a step of them alone, the places of everything but
-// the pages' end depend on how many they are. Memory is kept until a step needs more, and for good after Reserve.
+// the pages' end depend on how many they are. A few rows over a long context are sent as if each were a sequence's only
+// one, because only decode splits keys over the device. Memory is kept until a step needs more, and for good after
+// Reserve.
 class FlashPlan {
  public:
   FlashPlan(const FlashDevice& shape, at::Device device) : shape_(shape), device_(device) {}
@@ -41,6 +44,8 @@ class FlashPlan {
   const int32_t* pages() const;
 
  private:
+  bool Spreads(const AttentionStep& step) const;
+  void SendTiles(const AttentionStep& step);
   FlashTiles Tiles(std::span<const SequenceRows> sequences, int64_t first_item) const;
   int64_t Splits(int64_t num_decode, int64_t longest) const;
   void Write(const AttentionStep& step, int32_t* to) const;

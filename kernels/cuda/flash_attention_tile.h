@@ -25,7 +25,7 @@ struct FlashTile {
   static constexpr int kKeys = kOwnKeys ? 16 : (kLarge && Dim <= 128 ? 64 : 32);
   static constexpr int kStages = !kOwnKeys ? 2 : (Convert || Dim < 128 ? 4 : 3);
   static constexpr bool kRowsInRegisters = kRowTiles * Dim <= 128;
-  static constexpr int kBlocksPerSm = Dim <= 128 || kOwnKeys ? 2 : 1;
+  static constexpr int kBlocksPerSm = Kind == FlashKind::kSmall ? (Dim <= 64 ? 8 : 4) : (Dim <= 128 ? 2 : 1);
 
   // Shared memory: queries, then for each team its stages and, with kConvert, its converted keys and values. Rows of T
   // are 16 bytes longer than they need be, so that eight of them lie in different banks.
@@ -66,13 +66,14 @@ inline constexpr int kFlashSplitUnit = 64;
 template <typename Tile>
 class FlashKeys {
   using T = typename Tile::T;
+  static constexpr int kBlocks = Tile::kKeys / 16, kHeldBytes = Tile::kConvert ? 1 : 2;
 
  public:
   __device__ FlashKeys(const FlashArgs& args, const FlashBlock& block, char* shared, int team, int thread)
       : a_(args), b_(block), shared_(shared + team * Tile::kTeamBytes), team_(team), thread_(thread) {
     const int all = DivideUp(b_.end - b_.begin, Tile::kKeys);
     tiles_ = all > team ? DivideUp(all - team, Tile::kTeams) : 0;
-    if constexpr (Tile::kOwnKeys) next_pages_ = PageOf(thread_);
+    next_pages_ = PageOf(thread_ % 32);
   }
 
   __device__ int tiles() const { return tiles_; }
@@ -80,13 +81,12 @@ class FlashKeys {
 
   // Starts the copy of tile t, and of the next one at the next call; always one group.
   __device__ void Start(int t) {
-    if (t < tiles_) {
-      if constexpr (Tile::kOwnKeys) NextPages(t);
-      if (!Tile::kConvert || a_.copies_16) {
-        char* stage = shared_ + t % Tile::kStages * Tile::kStageBytes;
-        Copy(a_.keys, t, stage);
-        Copy(a_.values, t, stage + Tile::kStageBytes / 2);
+    if (t < tiles_ && (!Tile::kConvert || a_.copies_16)) {
+      if (t * kBlocks % 32 == 0) {
+        places_ = PlaceOfBlock(t * kBlocks + thread_ % 32, next_pages_);
+        next_pages_ = PageOf(t * kBlocks + 32 + thread_ % 32);
       }
+      Copy(t, shared_ + t % Tile::kStages * Tile::kStageBytes);
     }
     CommitCopies();
   }
@@ -97,92 +97,89 @@ class FlashKeys {
 
   // With kConvert: makes tile t readable; the team must meet before and after.
   __device__ void ConvertTile(int t) {
-    Widen(a_.keys, t, 0);
-    Widen(a_.values, t, 1);
+    if (a_.copies_16) {
+      Widen(shared_ + t % Tile::kStages * Tile::kStageBytes, Ready(t));
+    } else {
+      Gather(a_.source.keys, t, Ready(t));
+      Gather(a_.source.values, t, Ready(t) + Tile::kTileBytes);
+    }
   }
 
  private:
+  static constexpr int Rounds(int total) { return (total + Tile::kTeam - 1) / Tile::kTeam; }
+
   __device__ char* Ready(int t) const {
     return shared_ + (Tile::kConvert ? Tile::kStages : t % Tile::kStages) * Tile::kStageBytes;
   }
 
-  // Pages of the tiles from 32 n on, one a lane, are fetched 32 tiles ahead of their use.
-  __device__ int PageOf(int t) const {
-    if (t >= tiles_ || b_.s.first_page < 0) return 0;
-    return a_.pages[b_.s.first_page + FirstKeyOf(t) / 16 / a_.page_blocks];
+  // The team's blocks of 16 keys are counted through its tiles. Pages and places of 32 blocks are spread over the lanes
+  // of a warp, the pages fetched 32 blocks ahead of their use.
+  __device__ int KeyOfBlock(int block) const { return FirstKeyOf(block / kBlocks) + block % kBlocks * 16; }
+  __device__ int PageOf(int block) const {
+    const int key = KeyOfBlock(block);
+    if (b_.s.first_page < 0 || key >= b_.end) return 0;
+    return a_.pages[b_.s.first_page + (a_.page_blocks == 1 ? key / 16 : key / 16 / a_.page_blocks)];
   }
-  __device__ void NextPages(int t) {
-    if (t % 32 == 0) {
-      pages_ = next_pages_;
-      next_pages_ = PageOf(t + 32 + thread_);
-    }
-    page_ = __shfl_sync(0xffffffffU, pages_, t % 32);
-  }
-
-  // Where the keys of block `block` of 16 begin.
-  __device__ int64_t Offset(const FlashSource& from, int block) const {
-    if (b_.s.first_page < 0) return (b_.s.first_row + int64_t{block} * 16) * from.token_stride;
-    const int in_page = a_.page_blocks == 1 ? 0 : block % a_.page_blocks;
-    int page = page_;
-    if constexpr (!Tile::kOwnKeys) {
-      page = a_.pages[b_.s.first_page + (a_.page_blocks == 1 ? block : block / a_.page_blocks)];
-    }
-    return page * from.page_stride + int64_t{in_page} * 16 * from.token_stride;
+  // Bytes from the first key of page 0, or of the first row.
+  __device__ int64_t PlaceOfBlock(int block, int page) const {
+    const int key = KeyOfBlock(block);
+    if (b_.s.first_page < 0) return (b_.s.first_row + int64_t{key}) * a_.source.token_stride * kHeldBytes;
+    const int in_page = a_.page_blocks == 1 ? 0 : key / 16 % a_.page_blocks * 16;
+    return (page * a_.source.page_stride + in_page * a_.source.token_stride) * kHeldBytes;
   }
 
   // Keys past the context become zeros: what lies there may be another's NaN, which no mask would take out of V.
-  __device__ void Copy(const FlashSource& from, int t, char* to) const {
-    constexpr int kBytes = Tile::kConvert ? 1 : 2, kPerCopy = 16 / kBytes, kCopies = Tile::kDim / kPerCopy;
-    constexpr int kTotal = Tile::kKeys * kCopies, kToStride = Tile::kConvert ? Tile::kDim : Tile::kStride * 2;
-    const char* base = static_cast<const char*>(from.base);
-    const int first = FirstKeyOf(t), head = b_.kv_head * a_.head_dim;
+  __device__ void Copy(int t, char* to) const {
+    constexpr int kPerCopy = 16 / kHeldBytes, kCopies = Tile::kDim / kPerCopy, kTotal = Tile::kKeys * kCopies;
+    constexpr int kToStride = Tile::kConvert ? Tile::kDim : Tile::kStride * 2;
+    const int64_t head = int64_t{b_.kv_head} * a_.head_dim * kHeldBytes;
+    const char *keys = static_cast<const char*>(a_.source.keys) + head,
+               *values = static_cast<const char*>(a_.source.values) + head;
+    const int left = b_.s.context - FirstKeyOf(t), token_bytes = static_cast<int>(a_.source.token_stride) * kHeldBytes;
 #pragma unroll
-    for (int i = 0; i < DivideUpHost(kTotal, Tile::kTeam); ++i) {
-      const int copy = i * Tile::kTeam + thread_;
+    for (int i = 0; i < Rounds(kTotal); ++i) {
+      const int copy = i * Tile::kTeam + thread_, row = copy / kCopies, column = copy % kCopies * kPerCopy;
+      const int64_t block = __shfl_sync(0xffffffffU, places_, t * kBlocks % 32 + row / 16);
       if (kTotal % Tile::kTeam != 0 && copy >= kTotal) break;
-      const int row = copy / kCopies, column = copy % kCopies * kPerCopy, key = first + row;
-      const bool valid = key < b_.s.context && column < a_.head_dim;
-      int64_t offset = 0;
-      if (valid) offset = Offset(from, key / 16) + int64_t{key % 16} * from.token_stride + head + column;
-      CopyAsync16(to + row * kToStride + column * kBytes, base + offset * kBytes, valid);
+      const int64_t place = block + (row % 16 * token_bytes + column * kHeldBytes);
+      const bool valid = row < left && column < a_.head_dim;
+      char* at = to + row * kToStride + column * kHeldBytes;
+      CopyAsync16(at, keys + place, valid);
+      CopyAsync16(at + Tile::kStageBytes / 2, values + place, valid);
     }
   }
 
-  static constexpr int DivideUpHost(int a, int b) { return (a + b - 1) / b; }
+  // Keys and values of a stage, 8 elements of e4m3 at a time.
+  __device__ void Widen(const char* stage, char* ready) const {
+    constexpr int kPieces = Tile::kDim / 8, kTotal = 2 * Tile::kKeys * kPieces;  // values' rows follow the keys'
+#pragma unroll 8
+    for (int i = 0; i < Rounds(kTotal); ++i) {
+      const int piece = i * Tile::kTeam + thread_;
+      if (kTotal % Tile::kTeam != 0 && piece >= kTotal) break;
+      const uint2 held = *reinterpret_cast<const uint2*>(stage + piece * 8);
+      const uint4 wide = {
+          WidenPair(T{}, static_cast<uint16_t>(held.x)), WidenPair(T{}, static_cast<uint16_t>(held.x >> 16)),
+          WidenPair(T{}, static_cast<uint16_t>(held.y)), WidenPair(T{}, static_cast<uint16_t>(held.y >> 16))};
+      *reinterpret_cast<uint4*>(ready + piece / kPieces * Tile::kStride * 2 + piece % kPieces * 16) = wide;
+    }
+  }
 
-  // `which`: 0 keys, 1 values
-  __device__ void Widen(const FlashSource& from, int t, int which) {
-    constexpr int kPieces = Tile::kDim / 8, kTotal = Tile::kKeys * kPieces;
-    const char* raw = shared_ + t % Tile::kStages * Tile::kStageBytes + which * (Tile::kStageBytes / 2);
-    T* to = reinterpret_cast<T*>(Ready(t) + which * Tile::kTileBytes);
-    for (int piece = thread_; piece < kTotal; piece += Tile::kTeam) {
-      const int row = piece / kPieces, column = piece % kPieces * 8;
-      uint4 wide;
-      if (a_.copies_16) {
-        const uint2 held = *reinterpret_cast<const uint2*>(raw + row * Tile::kDim + column);
-        wide = {WidenPair(T{}, static_cast<uint16_t>(held.x)), WidenPair(T{}, static_cast<uint16_t>(held.x >> 16)),
-                WidenPair(T{}, static_cast<uint16_t>(held.y)), WidenPair(T{}, static_cast<uint16_t>(held.y >> 16))};
-      } else {
-        wide = Gather(from, FirstKeyOf(t) + row, column);
+  // Elements of any type from global memory, one by one: slow.
+  __device__ void Gather(const void* base, int t, char* to) const {
+    for (int i = thread_; i < Tile::kKeys * Tile::kDim; i += Tile::kTeam) {
+      const int row = i / Tile::kDim, column = i % Tile::kDim, key = FirstKeyOf(t) + row;
+      float x = 0.0f;
+      if (key < b_.s.context && column < a_.head_dim) {
+        int64_t token = b_.s.first_row + int64_t{key}, page = 0;
+        if (b_.s.first_page >= 0) {
+          token = key % (16 * a_.page_blocks);
+          page = a_.pages[b_.s.first_page + key / (16 * a_.page_blocks)];
+        }
+        x = Read(base,
+                 page * a_.source.page_stride + token * a_.source.token_stride + b_.kv_head * a_.head_dim + column);
       }
-      *reinterpret_cast<uint4*>(to + row * Tile::kStride + column) = wide;
+      reinterpret_cast<T*>(to)[row * Tile::kStride + column] = static_cast<T>(x);
     }
-  }
-
-  // Eight elements of any type from global memory.
-  __device__ uint4 Gather(const FlashSource& from, int key, int column) const {
-    if (key >= b_.s.context) return {};
-    int64_t offset = 0;
-    if (b_.s.first_page < 0) {
-      offset = (b_.s.first_row + int64_t{key}) * from.token_stride;
-    } else {
-      const int page_size = 16 * a_.page_blocks, page = a_.pages[b_.s.first_page + key / page_size];
-      offset = page * from.page_stride + key % page_size * from.token_stride;
-    }
-    offset += b_.kv_head * a_.head_dim + column;
-    float x[8];
-    for (int i = 0; i < 8; ++i) x[i] = column + i < a_.head_dim ? Read(from.base, offset + i) : 0.0f;
-    return {PackPair(T{}, x[0], x[1]), PackPair(T{}, x[2], x[3]), PackPair(T{}, x[4], x[5]), PackPair(T{}, x[6], x[7])};
   }
   __device__ float Read(const void* base, int64_t at) const {
     switch (a_.element) {
@@ -203,7 +200,8 @@ class FlashKeys {
   char* shared_;
   int team_, thread_;
   int tiles_ = 0;
-  int page_ = 0, pages_ = 0, next_pages_ = 0;
+  int next_pages_ = 0;
+  int64_t places_ = 0;
 };
 
 }  // namespace automodeld

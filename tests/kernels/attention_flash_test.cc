@@ -74,6 +74,7 @@ TEST(FlashAttention, LongPromptsChunksAndWindows) {
           .device = Best(), .dtype = at::kBFloat16, .heads = 6, .kv_heads = 2, .head_dim = head_dim, .window = window};
       Check(shape, {{1500, 1500}}, {});
       Check(shape, {{1, 900}, {700, 1900}, {300, 300}}, {{500, 500}});
+      Check(shape, {{1, 900}, {9, 1900}, {30, 100}, {20, 3000}}, {});
     }
   }
 }
