@@ -16,7 +16,7 @@ struct FlashTile {
   static constexpr int kDim = Dim;
   static constexpr bool kOwnKeys = Kind == FlashKind::kDecode;
   static constexpr bool kLarge = Kind == FlashKind::kLarge;
-  static constexpr int kWarps = Kind == FlashKind::kSmall ? 2 : 4;
+  static constexpr int kWarps = Kind == FlashKind::kSmall ? 2 : (kLarge && Dim <= 128 ? 8 : 4);
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kTeam = kOwnKeys ? 32 : kThreads;
   static constexpr int kTeams = kThreads / kTeam;
@@ -24,7 +24,7 @@ struct FlashTile {
   static constexpr int kRowTiles = kRows / 16 / (kOwnKeys ? 1 : kWarps);  // of 16 rows, of a warp
   static constexpr int kKeys = kOwnKeys ? 16 : (kLarge && Dim <= 128 ? 64 : 32);
   static constexpr int kStages = !kOwnKeys ? 2 : (Convert || Dim < 128 ? 4 : 3);
-  static constexpr bool kRowsInRegisters = kRowTiles * Dim <= 128;
+  static constexpr bool kRowsInRegisters = kRowTiles * Dim <= (kLarge ? 64 : 128);
   static constexpr int kBlocksPerSm = Kind == FlashKind::kSmall ? (Dim <= 64 ? 8 : 4) : (Dim <= 128 ? 2 : 1);
 
   // Shared memory: queries, then for each team its stages and, with kConvert, its converted keys and values. Rows of T
@@ -128,14 +128,14 @@ class FlashKeys {
     return (page * a_.source.page_stride + in_page * a_.source.token_stride) * kHeldBytes;
   }
 
-  // Keys past the context become zeros: what lies there may be another's NaN, which no mask would take out of V.
+  // Keys past the end become zeros: what lies there may be another's NaN, which no mask would take out of V.
   __device__ void Copy(int t, char* to) const {
     constexpr int kPerCopy = 16 / kHeldBytes, kCopies = Tile::kDim / kPerCopy, kTotal = Tile::kKeys * kCopies;
     constexpr int kToStride = Tile::kConvert ? Tile::kDim : Tile::kStride * 2;
     const int64_t head = int64_t{b_.kv_head} * a_.head_dim * kHeldBytes;
     const char *keys = static_cast<const char*>(a_.source.keys) + head,
                *values = static_cast<const char*>(a_.source.values) + head;
-    const int left = b_.s.context - FirstKeyOf(t), token_bytes = static_cast<int>(a_.source.token_stride) * kHeldBytes;
+    const int left = b_.end - FirstKeyOf(t), token_bytes = static_cast<int>(a_.source.token_stride) * kHeldBytes;
 #pragma unroll
     for (int i = 0; i < Rounds(kTotal); ++i) {
       const int copy = i * Tile::kTeam + thread_, row = copy / kCopies, column = copy % kCopies * kPerCopy;
