@@ -16,7 +16,7 @@ struct FlashTile {
   static constexpr int kDim = Dim;
   static constexpr bool kOwnKeys = Kind == FlashKind::kDecode;
   static constexpr bool kLarge = Kind == FlashKind::kLarge;
-  static constexpr int kWarps = Kind == FlashKind::kSmall ? 2 : (kLarge && Dim <= 128 ? 8 : 4);
+  static constexpr int kWarps = Kind == FlashKind::kSmall ? 2 : 4;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kTeam = kOwnKeys ? 32 : kThreads;
   static constexpr int kTeams = kThreads / kTeam;
@@ -24,7 +24,7 @@ struct FlashTile {
   static constexpr int kRowTiles = kRows / 16 / (kOwnKeys ? 1 : kWarps);  // of 16 rows, of a warp
   static constexpr int kKeys = kOwnKeys ? 16 : (kLarge && Dim <= 128 ? 64 : 32);
   static constexpr int kStages = !kOwnKeys ? 2 : (Convert || Dim < 128 ? 4 : 3);
-  static constexpr bool kRowsInRegisters = kRowTiles * Dim <= (kLarge ? 64 : 128);
+  static constexpr bool kRowsInRegisters = kRowTiles * Dim <= 128;
   static constexpr int kBlocksPerSm = Kind == FlashKind::kSmall ? (Dim <= 32   ? 16
                                                                    : Dim <= 64 ? 8
                                                                                : 4)
