@@ -6,6 +6,7 @@
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAGuard.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 
@@ -108,34 +109,44 @@ void AllowShared(Kernel* kernel, int device, std::atomic<uint64_t>& allowed) {
   allowed.fetch_or(bit, std::memory_order_release);
 }
 
-constexpr int kScaleThreads = 256;
+constexpr int kScaleThreads = 128, kScaleRows = 4;
 
-// A thread takes 8 columns of a row.
+// A thread takes 8 columns of 4 rows, and of the 4 rows a grid's height further down.
 template <typename From>
 __global__ void scale_product_kernel(const From* product, LinearEpilogue epilogue, int64_t rows, int64_t out) {
   AllowNext();
   AwaitPrevious();
-  const int64_t i = (blockIdx.x * int64_t{kScaleThreads} + threadIdx.x) * 8, row = i / out, column = i % out;
-  if (row >= rows) return;
-  const Pack<From, 8> from = Load<From, 8>(product + i);
+  const int64_t column = (blockIdx.x * int64_t{kScaleThreads} + threadIdx.x) * 8;
+  if (column >= out) return;
   const Pack<float, 8> scale = Load<float, 8>(epilogue.column_scale + column);
-  const float row_scale = epilogue.row_scale[row];
   WithOutput(epilogue.output, [&](auto* type) {
     using To = std::remove_pointer_t<decltype(type)>;
-    const To* bias = static_cast<const To*>(epilogue.bias);
-    Pack<To, 8> to;
-    for (int j = 0; j < 8; ++j) {
-      const float shift = bias == nullptr ? 0.0F : static_cast<float>(bias[column + j]);
-      const float value = static_cast<float>(from[j]) * scale.values[j] * row_scale + shift;
-      to[j] = RoundTo<To>(Activate(value, epilogue.activation));
+    const To* bias_of = static_cast<const To*>(epilogue.bias);
+    Pack<float, 8> bias = {};
+    for (int j = 0; j < 8 && bias_of != nullptr; ++j) bias[j] = static_cast<float>(bias_of[column + j]);
+    for (int64_t first = blockIdx.y * kScaleRows; first < rows; first += gridDim.y * int64_t{kScaleRows}) {
+      Pack<From, 8> from[kScaleRows];
+#pragma unroll
+      for (int i = 0; i < kScaleRows; ++i) from[i] = Load<From, 8>(product + min(first + i, rows - 1) * out + column);
+#pragma unroll
+      for (int i = 0; i < kScaleRows; ++i) {
+        if (first + i >= rows) break;
+        const float row_scale = epilogue.row_scale[first + i];
+        Pack<To, 8> to;
+        for (int j = 0; j < 8; ++j) {
+          const float value = static_cast<float>(from[i][j]) * scale[j] * row_scale + bias[j];
+          to[j] = RoundTo<To>(Activate(value, epilogue.activation));
+        }
+        Store(static_cast<To*>(epilogue.y) + (first + i) * out + column, to);
+      }
     }
-    Store(static_cast<To*>(epilogue.y) + i, to);
   });
 }
 
 template <typename T, int tokens, int groups>
 void Run(const SkinnyPlan& plan, const Args& args, const at::Tensor& weight, const at::Tensor& x) {
   static std::atomic<uint64_t> allowed = 0;
+  TORCH_INTERNAL_ASSERT(plan.shared_bytes == (skinny::SharedBytes<tokens, groups>(plan.stages)));
   const auto kernel = skinny::skinny_linear_kernel<T, tokens, groups>;
   AllowShared(kernel, x.get_device(), allowed);
   std::array<cudaLaunchAttribute, 2> attributes = {};
@@ -230,9 +241,10 @@ at::Tensor ScaleProduct(const at::Tensor& product, const at::Tensor& row_scale, 
       product.scalar_type() == dtype ? product : at::empty(product.sizes(), product.options().dtype(dtype));
   const at::Tensor shift = BiasFor(y, bias);
   const LinearEpilogue epilogue = EpilogueFor(y, row_scale, column_scale, shift, activation);
-  const int64_t threads = product.numel() / 8;
-  if (threads == 0) return y;
-  const auto blocks = static_cast<unsigned>((threads + kScaleThreads - 1) / kScaleThreads);
+  if (product.numel() == 0) return y;
+  constexpr int64_t kColumns = 8 * kScaleThreads, kMostBlocks = 65535;
+  const dim3 blocks(static_cast<unsigned>((y.size(1) + kColumns - 1) / kColumns),
+                    static_cast<unsigned>(std::min((y.size(0) + kScaleRows - 1) / kScaleRows, kMostBlocks)));
   if (product.scalar_type() == at::kBFloat16) {
     const auto* from = static_cast<const __nv_bfloat16*>(product.const_data_ptr());
     Launch(scale_product_kernel<__nv_bfloat16>, blocks, kScaleThreads, 0, from, epilogue, product.size(0), y.size(1));

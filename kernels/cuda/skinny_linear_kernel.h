@@ -344,19 +344,19 @@ __global__ void __launch_bounds__(kThreads<groups>)
   __syncthreads();
   const Walk walk(args);
   if (thread == groups * 128) Produce(ring, full, empty, weight, x, args);
-  const Columns columns(args, walk.tile * groups * kTileRows + thread % (groups * kTileRows / 4) * 4, 1);
   AwaitPrevious();
+  const Columns columns(args, walk.tile * groups * kTileRows + thread % (groups * kTileRows / 4) * 4, 1);
   if (thread < groups * 128) {
-    if (thread < tokens)
-      scales[thread] =
-          args.epilogue.row_scale == nullptr || thread >= args.rows ? 1.0F : args.epilogue.row_scale[thread];
+    const bool scaled = args.epilogue.row_scale != nullptr && thread < args.rows;
+    if (thread < tokens) scales[thread] = scaled ? args.epilogue.row_scale[thread] : 1.0F;
     SyncConsumers<groups>();
     Consume<T, tokens, groups>(ring, full, empty, scales, walk, args);
   }
   if (args.split_bits == 0) return;
   hopper::SyncCluster();
-  if (thread < groups * 128)
+  if (thread < groups * 128) {
     ReduceTile<groups>(reinterpret_cast<float*>(ring), columns, scales, hopper::ClusterRank(), args);
+  }
   hopper::SyncCluster();  // the others may still read this block's sums
 #endif
 }
