@@ -32,7 +32,7 @@ FOREIGN = {
 
 TORCH_FREE = re.compile(r"server/(?!main\.cc)|core/(text|engine/(?!model_runner))"
                         r"|core/(auto_model|model_registry|metrics|config|status)\.h"
-                        r"|tests/(engine|service|text|loading|bench)/")
+                        r"|tests/(engine|service|text|loading|bench)/(?!linear_bench)")
 DEVICE_CODE = re.compile(r"__global__|^\s*#\s*if.*(CUDA|__NVCC__)", re.MULTILINE)
 
 

@@ -123,7 +123,10 @@ __global__ void scale_product_kernel(const From* product, LinearEpilogue epilogu
     using To = std::remove_pointer_t<decltype(type)>;
     const To* bias_of = static_cast<const To*>(epilogue.bias);
     Pack<float, 8> bias = {};
-    for (int j = 0; j < 8 && bias_of != nullptr; ++j) bias[j] = static_cast<float>(bias_of[column + j]);
+    if (bias_of != nullptr) {
+#pragma unroll
+      for (int j = 0; j < 8; ++j) bias[j] = static_cast<float>(bias_of[column + j]);
+    }
     for (int64_t first = blockIdx.y * kScaleRows; first < rows; first += gridDim.y * int64_t{kScaleRows}) {
       Pack<From, 8> from[kScaleRows];
 #pragma unroll
@@ -132,11 +135,16 @@ __global__ void scale_product_kernel(const From* product, LinearEpilogue epilogu
       for (int i = 0; i < kScaleRows; ++i) {
         if (first + i >= rows) break;
         const float row_scale = epilogue.row_scale[first + i];
-        Pack<To, 8> to;
-        for (int j = 0; j < 8; ++j) {
-          const float value = static_cast<float>(from[i][j]) * scale[j] * row_scale + bias[j];
-          to[j] = RoundTo<To>(Activate(value, epilogue.activation));
+        Pack<float, 8> value;
+#pragma unroll
+        for (int j = 0; j < 8; ++j) value[j] = static_cast<float>(from[i][j]) * scale[j] * row_scale + bias[j];
+        if (epilogue.activation != LinearEpilogue::Activation::kNone) {
+#pragma unroll
+          for (int j = 0; j < 8; ++j) value[j] = Activate(value[j], epilogue.activation);
         }
+        Pack<To, 8> to;
+#pragma unroll
+        for (int j = 0; j < 8; ++j) to[j] = RoundTo<To>(value[j]);
         Store(static_cast<To*>(epilogue.y) + (first + i) * out + column, to);
       }
     }
