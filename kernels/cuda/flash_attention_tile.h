@@ -25,10 +25,8 @@ struct FlashTile {
   static constexpr int kKeys = kOwnKeys ? 16 : (kLarge && Dim <= 128 ? 64 : 32);
   static constexpr int kStages = !kOwnKeys ? 2 : (Convert || Dim < 128 ? 4 : 3);
   static constexpr bool kRowsInRegisters = kRowTiles * Dim <= 128;
-  static constexpr int kBlocksPerSm = Kind == FlashKind::kSmall ? (Dim <= 32   ? 16
-                                                                   : Dim <= 64 ? 8
-                                                                               : 4)
-                                                                : (Dim <= 128 ? 2 : 1);
+  static constexpr int kSmallPerSm = Dim <= 64 ? 8 : 4;
+  static constexpr int kBlocksPerSm = Kind == FlashKind::kSmall ? kSmallPerSm : (Dim <= 128 ? 2 : 1);
 
   // Shared memory: queries, then for each team its stages and, with kConvert, its converted keys and values. Rows of T
   // are 16 bytes longer than they need be, so that eight of them lie in different banks.
