@@ -153,6 +153,7 @@ class CudaFlashAttention final : public AttentionBackend {
     }
     const int64_t tiles = (group_ + 15) / 16;
     args.splits = static_cast<int32_t>(splits);
+    args.fresh_keys = static_cast<int32_t>(plan_.fresh_keys());
     args.num_items = static_cast<int32_t>(plan_.num_decode() * tiles);
     Launch(FlashKind::kDecode, layer, q, kv.keys(layer.index), kv.values(layer.index), &kv, args);
     if (splits == 1) return;

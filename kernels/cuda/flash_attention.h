@@ -53,6 +53,7 @@ struct FlashArgs {
   int32_t num_items = 0, splits = 1;
   int32_t heads = 0, kv_heads = 0, group = 0, head_dim = 0;
   int32_t page_blocks = 1;  // page size / 16
+  int32_t fresh_keys = 1;   // kDecode: so many keys at the end of a sequence may be this step's own
   int32_t window = 0;       // 0: none
   bool causal = true;
   FlashElement element = FlashElement::kBFloat16;  // of keys and values

@@ -140,9 +140,10 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm)
   const FlashBlock b = ThisBlock<Tile>(a);
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
   FlashKeys<Tile> keys(a, b, shared + Tile::kRowBytes, thread / Tile::kTeam, thread % Tile::kTeam);
-  // A decode row's earlier keys were written in earlier steps: their copies need not wait for the kernel before.
+  // Keys that earlier steps wrote need not wait for the kernel before.
   const int ahead = min(keys.tiles(), Tile::kStages - 1);
-  const bool early = Tile::kOwnKeys && ahead > 0 && keys.FirstKeyOf(ahead - 1) + Tile::kKeys < b.s.context;
+  const bool early =
+      Tile::kOwnKeys && ahead > 0 && keys.FirstKeyOf(ahead - 1) + Tile::kKeys <= b.s.context - a.fresh_keys;
   if (!early) AwaitPrevious();
   for (int t = 0; t < Tile::kStages - 1; ++t) keys.Start(t);
   if (early) AwaitPrevious();

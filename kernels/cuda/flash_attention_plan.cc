@@ -101,10 +101,9 @@ bool FlashPlan::Spreads(const AttentionStep& step) const {
 }
 
 void FlashPlan::Send(const AttentionStep& step) {
-  if (Spreads(step))
-    SendTiles(Spread(step, shape_.multiprocessors));
-  else
-    SendTiles(step);
+  const bool spreads = Spreads(step);
+  fresh_keys_ = spreads ? kMostSpread : 1;
+  SendTiles(spreads ? Spread(step, shape_.multiprocessors) : step);
 }
 
 void FlashPlan::SendTiles(const AttentionStep& step) {

@@ -39,6 +39,8 @@ class FlashPlan {
   const FlashTiles& prefill() const { return prefill_; }
   const FlashTiles& ragged() const { return ragged_; }
 
+  // Of a decode sequence's keys, how many at its end the step itself may write.
+  int64_t fresh_keys() const { return fresh_keys_; }
   const FlashSequence* sequences() const;
   const FlashItem* items(const FlashTiles& tiles) const;
   const int32_t* pages() const;
@@ -55,7 +57,7 @@ class FlashPlan {
   at::Tensor memory_;  // [ints] int32: sequences, items, pages
   bool reserved_ = false;
   int64_t max_context_ = 0;  // of a sequence, once reserved
-  int64_t num_sequences_ = 0, num_items_ = 0, num_decode_ = 0, decode_splits_ = 1, page_size_ = 16;
+  int64_t num_sequences_ = 0, num_items_ = 0, num_decode_ = 0, decode_splits_ = 1, page_size_ = 16, fresh_keys_ = 1;
   FlashTiles prefill_, ragged_;
 };
 
