@@ -47,11 +47,10 @@ std::string WhyNoFp8Gemm(at::Device device);
 
 // y = act(x W^T + bias). Plain rows of x are quantised as QuantizeRows does; the sum of products, each weighed by its
 // block's scale, is multiplied by the row's scale and the channel's in float32, and the bias added there.
-//   emulated     the sum of products is exact, and thus the same number on every device
-//   on Hopper    up to 64 rows by our own kernel: sums of 128 products by the tensor cores, those added in float32
-//   else         the library's FP8 GEMM: sums in bfloat16 for a bfloat16 x or scales of blocks, else in float32; above
-//   256
-//                rows of bfloat16 on Hopper it takes the scales and the bias, too
+//   emulated   the sum of products is exact, and thus the same number on every device
+//   on Hopper  up to 64 rows by our own kernel: sums of 128 products by the tensor cores, those added in float32
+//   else       the library's FP8 GEMM: sums in bfloat16 for a bfloat16 x or scales of blocks, else in float32; on
+//              Hopper, above 128 rows of bfloat16, it takes the scales and the bias, too
 // x: [tokens, in], of float32, bfloat16 or float16 when plain; bias: [out]; y is of x's dtype; `activation` as
 // RunLinear. The GEMM takes out and in in sixteens; with scales of blocks, out in multiples of 128 and in of 512.
 at::Tensor Fp8Linear(const LinearInput& x, const Fp8Weight& weight, const std::optional<at::Tensor>& bias,

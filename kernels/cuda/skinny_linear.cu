@@ -6,7 +6,6 @@
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAGuard.h>
 
-#include <algorithm>
 #include <array>
 #include <atomic>
 
@@ -109,45 +108,28 @@ void AllowShared(Kernel* kernel, int device, std::atomic<uint64_t>& allowed) {
   allowed.fetch_or(bit, std::memory_order_release);
 }
 
-constexpr int kScaleThreads = 128, kScaleRows = 4;
+constexpr int kScaleThreads = 256;
 
-// A thread takes 8 columns of 4 rows, and of the 4 rows a grid's height further down.
+// A thread takes 8 columns of a row.
 template <typename From>
 __global__ void scale_product_kernel(const From* product, LinearEpilogue epilogue, int64_t rows, int64_t out) {
   AllowNext();
   AwaitPrevious();
-  const int64_t column = (blockIdx.x * int64_t{kScaleThreads} + threadIdx.x) * 8;
-  if (column >= out) return;
+  const int64_t i = (blockIdx.x * int64_t{kScaleThreads} + threadIdx.x) * 8, row = i / out, column = i % out;
+  if (row >= rows) return;
+  const Pack<From, 8> from = Load<From, 8>(product + i);
   const Pack<float, 8> scale = Load<float, 8>(epilogue.column_scale + column);
+  const float row_scale = epilogue.row_scale[row];
   WithOutput(epilogue.output, [&](auto* type) {
     using To = std::remove_pointer_t<decltype(type)>;
-    const To* bias_of = static_cast<const To*>(epilogue.bias);
-    Pack<float, 8> bias = {};
-    if (bias_of != nullptr) {
-#pragma unroll
-      for (int j = 0; j < 8; ++j) bias[j] = static_cast<float>(bias_of[column + j]);
+    const To* bias = static_cast<const To*>(epilogue.bias);
+    Pack<To, 8> to;
+    for (int j = 0; j < 8; ++j) {
+      const float shift = bias == nullptr ? 0.0F : static_cast<float>(bias[column + j]);
+      const float value = static_cast<float>(from[j]) * scale.values[j] * row_scale + shift;
+      to[j] = RoundTo<To>(Activate(value, epilogue.activation));
     }
-    for (int64_t first = blockIdx.y * kScaleRows; first < rows; first += gridDim.y * int64_t{kScaleRows}) {
-      Pack<From, 8> from[kScaleRows];
-#pragma unroll
-      for (int i = 0; i < kScaleRows; ++i) from[i] = Load<From, 8>(product + min(first + i, rows - 1) * out + column);
-#pragma unroll
-      for (int i = 0; i < kScaleRows; ++i) {
-        if (first + i >= rows) break;
-        const float row_scale = epilogue.row_scale[first + i];
-        Pack<float, 8> value;
-#pragma unroll
-        for (int j = 0; j < 8; ++j) value[j] = static_cast<float>(from[i][j]) * scale[j] * row_scale + bias[j];
-        if (epilogue.activation != LinearEpilogue::Activation::kNone) {
-#pragma unroll
-          for (int j = 0; j < 8; ++j) value[j] = Activate(value[j], epilogue.activation);
-        }
-        Pack<To, 8> to;
-#pragma unroll
-        for (int j = 0; j < 8; ++j) to[j] = RoundTo<To>(value[j]);
-        Store(static_cast<To*>(epilogue.y) + (first + i) * out + column, to);
-      }
-    }
+    Store(static_cast<To*>(epilogue.y) + i, to);
   });
 }
 
@@ -249,10 +231,9 @@ at::Tensor ScaleProduct(const at::Tensor& product, const at::Tensor& row_scale, 
       product.scalar_type() == dtype ? product : at::empty(product.sizes(), product.options().dtype(dtype));
   const at::Tensor shift = BiasFor(y, bias);
   const LinearEpilogue epilogue = EpilogueFor(y, row_scale, column_scale, shift, activation);
-  if (product.numel() == 0) return y;
-  constexpr int64_t kColumns = 8 * kScaleThreads, kMostBlocks = 65535;
-  const dim3 blocks(static_cast<unsigned>((y.size(1) + kColumns - 1) / kColumns),
-                    static_cast<unsigned>(std::min((y.size(0) + kScaleRows - 1) / kScaleRows, kMostBlocks)));
+  const int64_t threads = product.numel() / 8;
+  if (threads == 0) return y;
+  const auto blocks = static_cast<unsigned>((threads + kScaleThreads - 1) / kScaleThreads);
   if (product.scalar_type() == at::kBFloat16) {
     const auto* from = static_cast<const __nv_bfloat16*>(product.const_data_ptr());
     Launch(scale_product_kernel<__nv_bfloat16>, blocks, kScaleThreads, 0, from, epilogue, product.size(0), y.size(1));
