@@ -89,7 +89,7 @@ class CpuFlashAttention final : public AttentionBackend {
   }
 
   LinearInput Run(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                 const KvCache* kv) override {
+                  const KvCache* kv) override {
     at::Tensor out = at::empty({q.size(0), q.size(1) * q.size(2)}, q.options());
     const at::Tensor queries = DenseHeads(q), own_keys = DenseHeads(k), own_values = DenseHeads(v);
     const FlashTensors tensors{.q = queries,

@@ -63,7 +63,7 @@ class EagerAttention final : public AttentionBackend {
   }
 
   LinearInput Run(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                 const KvCache* kv) override {
+                  const KvCache* kv) override {
     at::Tensor out = at::zeros({q.size(0), q.size(1) * q.size(2)}, q.options());
     for (const EagerSequence& s : sequences_) {
       const bool paged = s.pages.defined();
