@@ -123,17 +123,17 @@ std::optional<c10::Stream> NewStream(at::Device device) {
 
 class ModelRunner final : public Runner {
  public:
-  explicit ModelRunner(ModelRunnerParts parts)
+  // `stream` is the current one; none on a CPU.
+  ModelRunner(ModelRunnerParts parts, std::optional<c10::Stream> stream)
       : parts_(std::move(parts)),
         device_(parts_.options.device()),
-        stream_(NewStream(device_)),
+        stream_(stream),
         upload_(device_),
         packer_(parts_.limits.page_size),
         sampler_(parts_.ops, parts_.limits.max_num_seqs, parts_.shape.vocab_size, device_),
         pooler_(parts_.ops, parts_.limits.max_num_seqs, parts_.shape.hidden_size, parts_.options) {
     parts_.limits.look_ahead = device_.is_cpu() ? 0 : 1;
     if (parts_.limits.num_pages == 0) return;
-    const c10::OptionalStreamGuard on_stream(stream_);
     kv_ = std::make_unique<KvCache>(parts_.kv_arena, parts_.limits.least_pages(), parts_.limits.num_pages,
                                     parts_.shape.num_layers, parts_.limits.page_size, parts_.shape.num_kv_heads,
                                     parts_.shape.head_dim, parts_.kv_options);
@@ -146,7 +146,6 @@ class ModelRunner final : public Runner {
   // What RecordGraphs recorded: rows of each.
   std::vector<int64_t> RecordGraphs() {
     const c10::InferenceMode inference;
-    const c10::OptionalStreamGuard on_stream(stream_);
     parts_.attention->Reserve({.max_sequences = 2 * int64_t{parts_.limits.max_num_seqs},
                                .max_pages = PagesOf(parts_.limits.max_model_len),
                                .max_tokens = parts_.limits.max_num_batched_tokens});
@@ -296,7 +295,9 @@ absl::Status RecordGraphs(ModelRunner& runner, Fallbacks& fallbacks, std::vector
 absl::StatusOr<std::unique_ptr<Runner>> MakeModelRunner(ModelRunnerParts parts, Fallbacks& fallbacks,
                                                         std::vector<std::string>& notes) {
   try {
-    auto runner = std::make_unique<ModelRunner>(std::move(parts));
+    const std::optional<c10::Stream> stream = NewStream(parts.options.device());
+    const c10::OptionalStreamGuard on_stream(stream);  // whose kernels are in order with those of the steps
+    auto runner = std::make_unique<ModelRunner>(std::move(parts), stream);
     RETURN_IF_ERROR(RecordGraphs(*runner, fallbacks, notes));
     return runner;
   } catch (const std::exception& error) {
