@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
 """Measures the GPU's figures of docs/performance.md: `automodeld serve` and `automodeld bench` on one host.
 
-usage: tests/bench/gpu.py [ceiling decode streams steps long ttft small start embed ...]   default: all but start
+usage: tests/bench/gpu.py [ceiling decode streams steps long ttft small embed text=FOLDER start ...]
+       default: all but text and start
 
-Weights are random, from a seed; "start" makes an 8B checkpoint of 16 GB in a temporary folder. BUILD_FOLDER: where the
-binary is (default build/release). Needs PyTorch for "ceiling" and "start" alone.
+Weights are random, from a seed; "start" makes an 8B checkpoint of 16 GB in a temporary folder, "text" a MiniLM with the
+tokenizer that lies in FOLDER. BUILD_FOLDER: where the binary is (default build/release). Needs PyTorch for "ceiling" and
+"start", transformers for "text".
 """
 
 import json
 import os
 import pathlib
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -34,6 +37,7 @@ MINILM = {"architectures": ["BertModel"], "model_type": "bert", "vocab_size": 30
 FP8 = ("--fp8-config.recipe-name", "rowwise")
 FP8_HEAD = (*FP8, "--fp8-config.include-lm-head")
 SHORT = ("--engine.max-model-len", "4096")
+QUEUE = ("--max-queue-size", "16384")
 
 
 class Daemon:
@@ -201,7 +205,7 @@ def small():
 
 def embed(dtypes=("float32", "float16")):
     for dtype in dtypes:
-        with Daemon(MINILM, "--torch-dtype", dtype) as d:
+        with Daemon(MINILM, "--torch-dtype", dtype, serve=QUEUE) as d:
             r = d.bench(1, 200, 20, 1, "--mode", "embed")
             show(f"MiniLM {dtype}: one 20-token text a call, p50 ms", ms(r["latency_ms"]["p50"]), "1.5 / 0.7")
             for batch, concurrency in ((64, 8), (256, 8), (1024, 8)):
@@ -209,6 +213,28 @@ def embed(dtypes=("float32", "float16")):
                 r = d.bench(concurrency, calls, 20, 1, "--mode", "embed", "--batch", str(batch))
                 seconds = r["seconds"]
                 show(f"MiniLM {dtype}: token ids, {batch} a call, {concurrency} calls, texts/s", f"{calls * batch / seconds:.0f}", "60000 / 150000")
+
+
+TEXT = "the quick brown fox jumps over the lazy dog and runs far into the quiet green woods"  # 20 tokens in MiniLM
+
+
+def text(tokenizers):
+    """MiniLM by texts: its shape, with the tokenizer of the first folder named."""
+    import transformers
+    with tempfile.TemporaryDirectory(prefix="automodeld-minilm-") as name:
+        folder = pathlib.Path(name) / "minilm"
+        transformers.BertModel(transformers.BertConfig(**MINILM)).save_pretrained(folder)
+        for file in pathlib.Path(tokenizers[0]).glob("*"):
+            if file.name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+                shutil.copy(file, folder)
+        with Daemon(serve=(*QUEUE, "--model-root", name)) as d:
+            d.load("--model", "m", "--path", "minilm", "--torch-dtype", "float16")
+            more = ("--mode", "embed", "--text", TEXT)
+            r = d.bench(1, 200, 20, 1, *more)
+            show("MiniLM float16: one text a call, p50 ms", ms(r["latency_ms"]["p50"]), "1.5 / 0.7")
+            for batch, concurrency in ((64, 8), (64, 32), (256, 16)):
+                r = d.bench(concurrency, 65536 // batch, 20, 1, *more, "--batch", str(batch))
+                show(f"MiniLM float16: text, {batch} a call, {concurrency} calls, texts/s", f"{r['inputs_per_second']:.0f}", "25000 / 60000")
 
 
 def make_llama(folder):
@@ -260,11 +286,11 @@ def start():
 
 
 SECTIONS = {"ceiling": ceiling, "decode": decode, "streams": streams, "steps": steps, "long": long, "ttft": ttft,
-            "small": small, "embed": embed, "start": start}
+            "small": small, "embed": embed, "text": text, "start": start}
 
 
 def main():
-    for name in sys.argv[1:] or [name for name in SECTIONS if name != "start"]:
+    for name in sys.argv[1:] or [name for name in SECTIONS if name not in ("start", "text")]:
         base, _, kinds = name.partition("=")
         try:
             SECTIONS[base](*([kinds.split(",")] if kinds else []))
