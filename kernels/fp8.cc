@@ -67,7 +67,7 @@ at::Tensor One(at::Device device) {
 }
 
 // What becomes of sums of products, of float32, without a kernel for it.
-at::Tensor Finish(at::Tensor sums, const LinearInput& x, const std::optional<at::Tensor>& bias,
+at::Tensor Finish(const at::Tensor& sums, const LinearInput& x, const std::optional<at::Tensor>& bias,
                   const std::string& activation) {
   sums.mul_(x.scale);
   if (IsDefined(bias)) sums.add_(bias->to(at::kFloat));

@@ -103,12 +103,14 @@ std::vector<Sample> SampleSamples() {
 
 std::vector<Sample> AdjustLogitsSamples() {
   std::vector<Sample> samples;
+  samples.reserve(std::size(kAdjustments));
   for (const AdjustCase& c : kAdjustments) samples.push_back(AdjustSample(c));
   return samples;
 }
 
 std::vector<Sample> CountTokensSamples() {
   std::vector<Sample> samples;
+  samples.reserve(std::size(kAdjustments));
   for (const AdjustCase& c : kAdjustments) samples.push_back(CountSample(c));
   return samples;
 }

@@ -28,7 +28,7 @@ struct PoolItems {
   // NaN wins.
   template <int W>
   AUTOMODELD_INLINE static Floats<W> Larger(Floats<W> a, Floats<W> b) {
-    return ((b > a) | (b != b)) ? b : a;
+    return ((b > a) | (b != b)) ? b : a;  // NOLINT(misc-redundant-expression): b != b where it is NaN
   }
 
   // Of the item's rows, at the columns from x on, of which `left` are there.

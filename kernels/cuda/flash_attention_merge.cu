@@ -85,7 +85,8 @@ __device__ float4 SumSplits(const FlashMergeArgs& a, const MergePart& part, cons
 
 // The largest of every thread's `value` in the row's blocks.
 __device__ float RowLargest(float value) {
-  __shared__ float warps[kThreads / 32], block;
+  __shared__ float warps[kThreads / 32];
+  [[maybe_unused]] __shared__ float block;
   for (int offset = 16; offset > 0; offset /= 2) value = fmaxf(value, __shfl_xor_sync(~0U, value, offset));
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
   __syncthreads();

@@ -90,7 +90,8 @@ struct BenchStep {
     for (int64_t i = 0; i < c.sequences; ++i) {
       const SequenceRows rows{.first_row = i * c.rows, .num_rows = c.rows, .context = c.context, .pages = {}};
       (c.ragged ? step.ragged : step.paged).push_back(rows);
-      if (!c.ragged) step.paged.back().pages = std::span(ids).subspan(static_cast<size_t>(i * pages), pages);
+      if (!c.ragged)
+        step.paged.back().pages = std::span(ids).subspan(static_cast<size_t>(i * pages), static_cast<size_t>(pages));
     }
     step.num_decode = c.rows == 1 ? c.sequences : 0;
     if (c.ragged) return;

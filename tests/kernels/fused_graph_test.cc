@@ -53,7 +53,7 @@ TEST(FusedGraph, ReplaysOnNewNumbersPositionsAndSlots) {
   chain.Fill(1);
   std::vector<at::Tensor> captured;
   CapturedGraph graph([&] { captured = chain.Run(); });
-  for (const uint64_t seed : {2, 3}) {
+  for (const uint64_t seed : {2U, 3U}) {
     chain.Fill(seed);
     const std::vector<at::Tensor> expected = chain.Run();
     const at::Tensor keys = Bytes(chain.cache.keys(0)).clone(), values = Bytes(chain.cache.values(0)).clone();

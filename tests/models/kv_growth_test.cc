@@ -68,6 +68,7 @@ TEST(KvGrowth, AnswersAreTheSameWhileTheCacheGrowsAndItsMemoryGoesAgain) {
     Engine engine("wide", std::move(loaded->runner), nullptr, {}, metrics.ForModel("wide"));
     EXPECT_LE(arena->mapped_bytes() - before, 32 << 20);
     std::vector<std::vector<TokenId>> alone;
+    alone.reserve(kRequests);
     for (int i = 0; i < kRequests; ++i) alone.push_back(Answers(engine, i, 1).front());
     EXPECT_LE(arena->mapped_bytes() - before, 32 << 20);
     const std::vector<std::vector<TokenId>> together = Answers(engine, 0, kRequests);
