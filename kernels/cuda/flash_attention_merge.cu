@@ -4,8 +4,8 @@
 // together.
 #include <cooperative_groups.h>
 
+#include "kernels/cuda/cluster.h"
 #include "kernels/cuda/flash_attention_tile.h"
-#include "kernels/cuda/launch.h"
 
 namespace automodeld {
 namespace {
@@ -167,24 +167,6 @@ __global__ void __launch_bounds__(kThreads) flash_merge_kernel(const __grid_cons
   if (a.scale != nullptr && blockIdx.x == 0 && threadIdx.x == 0) a.scale[row] = scale;
 }
 
-// As Launch, with the blocks of a row in one cluster.
-template <typename T>
-void LaunchClusters(const FlashMergeArgs& args, dim3 grid, size_t shared_bytes) {
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {grid.x, 1, 1};
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = kThreads;
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = c10::cuda::getCurrentCUDAStream();
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  C10_CUDA_CHECK(cudaLaunchKernelEx(&config, flash_merge_kernel<T>, args));
-}
-
 template <typename T>
 void LaunchMerge(const FlashMergeArgs& args, unsigned sequences) {
   int device = 0, major = 0;
@@ -198,7 +180,7 @@ void LaunchMerge(const FlashMergeArgs& args, unsigned sequences) {
   TORCH_CHECK(shared <= kMaxShared, "attention: rows of ", args.heads, " heads of ", args.head_dim, " are too wide");
   C10_CUDA_CHECK(cudaFuncSetAttribute(flash_merge_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxShared));
   if (clusters)
-    LaunchClusters<T>(args, {parts, sequences}, shared);
+    LaunchClusters(flash_merge_kernel<T>, parts, {parts, sequences}, kThreads, shared, args);
   else
     Launch(flash_merge_kernel<T>, {parts, sequences}, kThreads, shared, args);
 }
