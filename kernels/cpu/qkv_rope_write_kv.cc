@@ -3,16 +3,15 @@
 // each product rounded as in eager/qkv_rope_write_kv.cc; k' and v go to the token's cache slot on the way, converted if
 // the cache has another type.
 // Reads qkv once; writes q, k and the slots. v, and q and k where nothing changes them, are views of qkv.
+#include "kernels/qkv_rope_write_kv.h"
+
 #include <cmath>
 
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/simd.h"
-#include "kernels/dispatch.h"
-#include "kernels/eager/eager.h"
 #include "kernels/kv_cache.h"
 #include "kernels/op_samples.h"
 #include "kernels/registry.h"
-#include "kernels/tensors.h"
 
 namespace automodeld {
 namespace {
@@ -127,31 +126,6 @@ void CheckRange(const char* what, const at::Tensor& indices, int64_t end) {
   }
 }
 
-bool IsPlainCache(const at::Tensor& cache) {
-  const at::ScalarType type = cache.scalar_type();
-  const bool known = type == at::kFloat || type == at::kBFloat16 || type == at::kHalf || type == at::kFloat8_e4m3fn;
-  return known && cache.stride(3) == 1 && cache.stride(2) == cache.size(3);
-}
-
-template <typename T>
-const T* DataOrNull(const at::Tensor& x) {
-  return x.defined() ? x.const_data_ptr<T>() : nullptr;
-}
-
-at::Tensor DenseOrUndefined(const std::optional<at::Tensor>& x) {
-  return IsDefined(x) ? x->contiguous() : at::Tensor();
-}
-
-// The op's arguments, made dense; undefined where there is none.
-struct RopeTensors {
-  at::Tensor qkv, q_norm, k_norm, cos_sin, positions, k_cache, v_cache, slots;
-  int64_t heads, kv_heads, head_dim;
-  float eps;
-  double k_scale, v_scale;
-
-  bool changes() const { return cos_sin.defined() || q_norm.defined() || k_norm.defined(); }  // anything of q and k
-};
-
 CacheSlots SlotsOf(const char* scale_name, const at::Tensor& cache, double scale) {
   if (!cache.defined()) return {};
   return {.base = static_cast<char*>(cache.mutable_data_ptr()),
@@ -159,99 +133,43 @@ CacheSlots SlotsOf(const char* scale_name, const at::Tensor& cache, double scale
           .write_scale = WriteScale(scale_name, cache.scalar_type(), scale)};
 }
 
-template <typename T>
-void Run(const RopeTensors& t, at::Tensor& q, at::Tensor& k) {
-  const bool changes = t.changes(), write = t.slots.defined();
-  const RopeArgs<T> args{.qkv = t.qkv.const_data_ptr<T>(),
-                         .q_norm = DataOrNull<T>(t.q_norm),
-                         .k_norm = DataOrNull<T>(t.k_norm),
-                         .cos_sin = DataOrNull<float>(t.cos_sin),
-                         .positions = DataOrNull<int64_t>(t.positions),
-                         .slots = DataOrNull<int64_t>(t.slots),
-                         .q = changes ? q.mutable_data_ptr<T>() : nullptr,
-                         .k = changes ? k.mutable_data_ptr<T>() : nullptr,
-                         .k_cache = SlotsOf("qkv_rope_write_kv: k_scale", t.k_cache, t.k_scale),
-                         .v_cache = SlotsOf("qkv_rope_write_kv: v_scale", t.v_cache, t.v_scale),
-                         .qkv_stride = t.qkv.stride(0),
-                         .heads = t.heads,
-                         .kv_heads = t.kv_heads,
-                         .head_dim = t.head_dim,
-                         .half = t.cos_sin.defined() ? t.cos_sin.size(2) : 0,
-                         .page_size = write ? t.k_cache.size(1) : 1,
-                         .page_stride = write ? t.k_cache.stride(0) : 0,
-                         .slot_stride = write ? t.k_cache.stride(1) : 0,
-                         .eps = t.eps};
-  ForRows(t.qkv.size(0), 2 * t.qkv.size(1),
-          [&](int64_t begin, int64_t end) { RunSimd<RopeRows<T>>(&args, begin, end); });
-}
+struct CpuRope {
+  static bool Takes(const RopeTensors&) { return true; }
 
-bool HasType(const at::Tensor& x, at::ScalarType type) { return !x.defined() || x.scalar_type() == type; }
+  static void Check(const RopeTensors& t) {
+    if (t.cos_sin.defined()) CheckRange("position", t.positions, t.cos_sin.size(0));
+    if (t.slots.defined()) CheckRange("KV slot", t.slots, t.k_cache.size(0) * t.k_cache.size(1));
+  }
 
-// The layouts that the kernel walks; the eager version takes the others.
-bool IsPlain(const RopeTensors& t) {
-  const at::ScalarType type = t.qkv.scalar_type();
-  if (t.qkv.dim() != 2 || !HasType(t.q_norm, type) || !HasType(t.k_norm, type)) return false;
-  return !t.slots.defined() ||
-         (IsPlainCache(t.k_cache) && IsPlainCache(t.v_cache) && t.k_cache.strides() == t.v_cache.strides());
-}
-
-void CheckArguments(const RopeTensors& t) {
-  const int64_t all_heads = t.heads + 2 * t.kv_heads;
-  TORCH_CHECK(t.qkv.size(1) % all_heads == 0, "qkv_rope_write_kv: qkv has ", t.qkv.size(1),
-              " columns, expected a multiple of heads + 2 * kv_heads = ", all_heads);
-  if (t.q_norm.defined()) CheckShape("qkv_rope_write_kv: q_norm", t.q_norm, {t.head_dim});
-  if (t.k_norm.defined()) CheckShape("qkv_rope_write_kv: k_norm", t.k_norm, {t.head_dim});
-  if (t.cos_sin.defined()) {
-    TORCH_CHECK(2 * t.cos_sin.size(2) <= t.head_dim, "qkv_rope_write_kv: cos_sin rotates ", 2 * t.cos_sin.size(2),
-                " of ", t.head_dim, " dimensions");
-    CheckShape("qkv_rope_write_kv: positions", t.positions, {t.qkv.size(0)});
-    CheckRange("position", t.positions, t.cos_sin.size(0));
+  template <typename T>
+  static void Run(const RopeTensors& t, at::Tensor& q, at::Tensor& k) {
+    const bool changes = t.changes(), write = t.slots.defined();
+    const RopeArgs<T> args{.qkv = t.qkv.const_data_ptr<T>(),
+                           .q_norm = DataOrNull<T>(t.q_norm),
+                           .k_norm = DataOrNull<T>(t.k_norm),
+                           .cos_sin = DataOrNull<float>(t.cos_sin),
+                           .positions = DataOrNull<int64_t>(t.positions),
+                           .slots = DataOrNull<int64_t>(t.slots),
+                           .q = changes ? q.mutable_data_ptr<T>() : nullptr,
+                           .k = changes ? k.mutable_data_ptr<T>() : nullptr,
+                           .k_cache = SlotsOf("qkv_rope_write_kv: k_scale", t.k_cache, t.k_scale),
+                           .v_cache = SlotsOf("qkv_rope_write_kv: v_scale", t.v_cache, t.v_scale),
+                           .qkv_stride = t.qkv.stride(0),
+                           .heads = t.heads,
+                           .kv_heads = t.kv_heads,
+                           .head_dim = t.head_dim,
+                           .half = t.half(),
+                           .page_size = write ? t.k_cache.size(1) : 1,
+                           .page_stride = write ? t.k_cache.stride(0) : 0,
+                           .slot_stride = write ? t.k_cache.stride(1) : 0,
+                           .eps = static_cast<float>(t.eps)};
+    ForRows(t.qkv.size(0), 2 * t.qkv.size(1),
+            [&](int64_t begin, int64_t end) { RunSimd<RopeRows<T>>(&args, begin, end); });
   }
-  if (t.slots.defined()) {
-    CheckShape("qkv_rope_write_kv: kv_slots", t.slots, {t.qkv.size(0)});
-    CheckRange("KV slot", t.slots, t.k_cache.size(0) * t.k_cache.size(1));
-  }
-}
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor> QkvRopeWriteKv(
-    const at::Tensor& qkv, int64_t heads, int64_t kv_heads, const std::optional<at::Tensor>& q_norm,
-    const std::optional<at::Tensor>& k_norm, double eps, const std::optional<at::Tensor>& cos_sin,
-    const at::Tensor& positions, const std::optional<at::Tensor>& k_cache, const std::optional<at::Tensor>& v_cache,
-    const std::optional<at::Tensor>& kv_slots, double k_scale, double v_scale) {
-  const RopeTensors t{.qkv = DenseRows(qkv),
-                      .q_norm = DenseOrUndefined(q_norm),
-                      .k_norm = DenseOrUndefined(k_norm),
-                      .cos_sin = DenseOrUndefined(cos_sin),
-                      .positions = DenseOrUndefined(positions),
-                      .k_cache = k_cache.value_or(at::Tensor()),
-                      .v_cache = v_cache.value_or(at::Tensor()),
-                      .slots = DenseOrUndefined(kv_slots),
-                      .heads = heads,
-                      .kv_heads = kv_heads,
-                      .head_dim = qkv.size(-1) / (heads + 2 * kv_heads),
-                      .eps = static_cast<float>(eps),
-                      .k_scale = k_scale,
-                      .v_scale = v_scale};
-  if (!IsPlain(t)) {
-    return eager::QkvRopeWriteKv(qkv, heads, kv_heads, q_norm, k_norm, eps, cos_sin, positions, k_cache, v_cache,
-                                 kv_slots, k_scale, v_scale);
-  }
-  CheckArguments(t);
-  const int64_t tokens = qkv.size(0);
-  const at::Tensor all = t.qkv.as_strided({tokens, heads + 2 * kv_heads, t.head_dim}, {t.qkv.stride(0), t.head_dim, 1});
-  at::Tensor q = all.narrow(1, 0, heads), k = all.narrow(1, heads, kv_heads);
-  if (t.changes()) {
-    q = at::empty({tokens, heads, t.head_dim}, qkv.options());
-    k = at::empty({tokens, kv_heads, t.head_dim}, qkv.options());
-  }
-  if (t.changes() || t.slots.defined()) {
-    DispatchFloats("qkv_rope_write_kv", qkv, [&](auto zero) { Run<decltype(zero)>(t, q, k); });
-  }
-  return {q, k, all.narrow(1, heads + kv_heads, kv_heads)};
-}
+};
 
 const bool registered =
-    RegisterKernel(&Ops::qkv_rope_write_kv, at::kCPU, FusedDtypes(), QkvRopeWriteKv, QkvRopeWriteKvSamples);
+    RegisterKernel(&Ops::qkv_rope_write_kv, at::kCPU, FusedDtypes(), QkvRopeWriteKv<CpuRope>, QkvRopeWriteKvSamples);
 
 }  // namespace
 }  // namespace automodeld

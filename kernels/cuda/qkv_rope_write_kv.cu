@@ -10,12 +10,10 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/row_quantize.h"
 #include "kernels/cuda/row_reduce.h"
-#include "kernels/dispatch.h"
-#include "kernels/eager/eager.h"
 #include "kernels/kv_cache.h"
 #include "kernels/op_samples.h"
+#include "kernels/qkv_rope_write_kv.h"
 #include "kernels/registry.h"
-#include "kernels/tensors.h"
 
 namespace automodeld {
 namespace {
@@ -176,25 +174,6 @@ __global__ void __launch_bounds__(kThreads) qkv_rope_write_kv_kernel(const RopeA
   for (int n = 0; n < N; ++n) x[n].WriteTo(is_v ? a.v_cache : a.k_cache, offset);
 }
 
-template <typename T>
-const T* DataOrNull(const at::Tensor& x) {
-  return x.defined() ? x.const_data_ptr<T>() : nullptr;
-}
-
-at::Tensor DenseOrUndefined(const std::optional<at::Tensor>& x) {
-  return IsDefined(x) ? x->contiguous() : at::Tensor();
-}
-
-// The op's arguments, made dense; undefined where there is none.
-struct RopeTensors {
-  at::Tensor qkv, q_norm, k_norm, cos_sin, positions, k_cache, v_cache, slots;
-  int64_t heads, kv_heads, head_dim;
-  double eps, k_scale, v_scale;
-
-  bool changes() const { return cos_sin.defined() || q_norm.defined() || k_norm.defined(); }  // anything of q and k
-  int64_t half() const { return cos_sin.defined() ? cos_sin.size(2) : 0; }
-};
-
 CacheSlots SlotsOf(const char* scale_name, const at::Tensor& cache, double scale) {
   if (!cache.defined()) return {};
   return {.base = cache.mutable_data_ptr(),
@@ -231,113 +210,56 @@ void LaunchRope(RopeArgs<T> a, int64_t tokens) {
   Launch(kernel, grid, kThreads, 0, a);
 }
 
-template <typename T>
-void Run(const RopeTensors& t, at::Tensor& q, at::Tensor& k) {
-  const bool write = t.slots.defined();
-  const int64_t changed_heads = t.heads + t.kv_heads, first = t.changes() ? 0 : t.heads;
-  LaunchRope<T>({.qkv = t.qkv.const_data_ptr<T>(),
-                 .q_norm = DataOrNull<T>(t.q_norm),
-                 .k_norm = DataOrNull<T>(t.k_norm),
-                 .cos_sin = DataOrNull<float>(t.cos_sin),
-                 .positions = DataOrNull<int64_t>(t.positions),
-                 .slots = DataOrNull<int64_t>(t.slots),
-                 .q = t.changes() ? q.mutable_data_ptr<T>() : nullptr,
-                 .k = t.changes() ? k.mutable_data_ptr<T>() : nullptr,
-                 .k_cache = SlotsOf("qkv_rope_write_kv: k_scale", t.k_cache, t.k_scale),
-                 .v_cache = SlotsOf("qkv_rope_write_kv: v_scale", t.v_cache, t.v_scale),
-                 .qkv_stride = t.qkv.stride(0),
-                 .page_stride = write ? t.k_cache.stride(0) : 0,
-                 .slot_stride = write ? t.k_cache.stride(1) : 0,
-                 .heads = static_cast<int>(t.heads),
-                 .kv_heads = static_cast<int>(t.kv_heads),
-                 .head_dim = static_cast<int>(t.head_dim),
-                 .half = static_cast<int>(t.half()),
-                 .first_head = static_cast<int>(first),
-                 .end_head = static_cast<int>(write ? changed_heads + t.kv_heads : changed_heads),
-                 .lane_bits = 0,
-                 .page_size = write ? static_cast<unsigned>(t.k_cache.size(1)) : 1,
-                 .eps = static_cast<float>(t.eps)},
-                t.qkv.size(0));
-}
-
-bool HasType(const at::Tensor& x, at::ScalarType type) { return !x.defined() || x.scalar_type() == type; }
-
-bool IsPlainCache(const at::Tensor& cache) {
-  const at::ScalarType type = cache.scalar_type();
-  const bool known = type == at::kFloat || type == at::kBFloat16 || type == at::kHalf || type == at::kFloat8_e4m3fn;
-  return known && cache.stride(3) == 1 && cache.stride(2) == cache.size(3) &&
-         cache.size(0) * cache.size(1) <= INT32_MAX;
-}
-
-// What the kernel walks; the eager version takes the rest.
-bool IsPlain(const RopeTensors& t) {
-  const at::ScalarType type = t.qkv.scalar_type();
-  if (t.qkv.dim() != 2 || t.qkv.numel() == 0 || t.head_dim > 2 * kScalarParts * kWarp) return false;
-  if (std::max(t.qkv.size(0), t.qkv.size(1)) > INT32_MAX / kWarp) return false;
-  if (!HasType(t.q_norm, type) || !HasType(t.k_norm, type) || !HasType(t.cos_sin, at::kFloat)) return false;
-  if (!HasType(t.positions, at::kLong) || !HasType(t.slots, at::kLong)) return false;
-  return !t.slots.defined() ||
-         (IsPlainCache(t.k_cache) && IsPlainCache(t.v_cache) && t.k_cache.strides() == t.v_cache.strides());
-}
-
-void CheckArguments(const RopeTensors& t) {
-  const int64_t all_heads = t.heads + 2 * t.kv_heads;
-  TORCH_CHECK(t.qkv.size(1) % all_heads == 0, "qkv_rope_write_kv: qkv has ", t.qkv.size(1),
-              " columns, expected a multiple of heads + 2 * kv_heads = ", all_heads);
-  if (t.q_norm.defined()) CheckShape("qkv_rope_write_kv: q_norm", t.q_norm, {t.head_dim});
-  if (t.k_norm.defined()) CheckShape("qkv_rope_write_kv: k_norm", t.k_norm, {t.head_dim});
-  if (t.cos_sin.defined()) {
-    TORCH_CHECK(2 * t.half() <= t.head_dim, "qkv_rope_write_kv: cos_sin rotates ", 2 * t.half(), " of ", t.head_dim,
-                " dimensions");
-    CheckShape("qkv_rope_write_kv: positions", t.positions, {t.qkv.size(0)});
-  }
-  if (!t.slots.defined()) return;
-  CheckShape("qkv_rope_write_kv: kv_slots", t.slots, {t.qkv.size(0)});
-  CheckShape("qkv_rope_write_kv: k_cache", t.k_cache, {t.k_cache.size(0), t.k_cache.size(1), t.kv_heads, t.head_dim});
-  CheckShape("qkv_rope_write_kv: v_cache", t.v_cache, t.k_cache.sizes());
-}
-
 // Positions and slots are on the device and are not checked.
-std::tuple<at::Tensor, at::Tensor, at::Tensor> QkvRopeWriteKv(
-    const at::Tensor& qkv, int64_t heads, int64_t kv_heads, const std::optional<at::Tensor>& q_norm,
-    const std::optional<at::Tensor>& k_norm, double eps, const std::optional<at::Tensor>& cos_sin,
-    const at::Tensor& positions, const std::optional<at::Tensor>& k_cache, const std::optional<at::Tensor>& v_cache,
-    const std::optional<at::Tensor>& kv_slots, double k_scale, double v_scale) {
-  const c10::DeviceGuard guard(qkv.device());
-  const RopeTensors t{.qkv = DenseRows(qkv),
-                      .q_norm = DenseOrUndefined(q_norm),
-                      .k_norm = DenseOrUndefined(k_norm),
-                      .cos_sin = DenseOrUndefined(cos_sin),
-                      .positions = DenseOrUndefined(positions),
-                      .k_cache = k_cache.value_or(at::Tensor()),
-                      .v_cache = v_cache.value_or(at::Tensor()),
-                      .slots = DenseOrUndefined(kv_slots),
-                      .heads = heads,
-                      .kv_heads = kv_heads,
-                      .head_dim = qkv.size(-1) / (heads + 2 * kv_heads),
-                      .eps = eps,
-                      .k_scale = k_scale,
-                      .v_scale = v_scale};
-  if (!IsPlain(t)) {
-    return eager::QkvRopeWriteKv(qkv, heads, kv_heads, q_norm, k_norm, eps, cos_sin, positions, k_cache, v_cache,
-                                 kv_slots, k_scale, v_scale);
+struct CudaRope {
+  static bool Takes(const RopeTensors& t) {
+    if (t.qkv.numel() == 0 || t.head_dim > 2 * kScalarParts * kWarp) return false;
+    if (std::max(t.qkv.size(0), t.qkv.size(1)) > INT32_MAX / kWarp) return false;
+    if (!HasTypeIfAny(t.cos_sin, at::kFloat) || !HasTypeIfAny(t.positions, at::kLong)) return false;
+    if (!t.slots.defined()) return true;
+    const auto is_small = [](const at::Tensor& cache) { return cache.size(0) * cache.size(1) <= INT32_MAX; };
+    return HasTypeIfAny(t.slots, at::kLong) && is_small(t.k_cache) && is_small(t.v_cache);
   }
-  CheckArguments(t);
-  const int64_t tokens = qkv.size(0);
-  const at::Tensor all = t.qkv.as_strided({tokens, heads + 2 * kv_heads, t.head_dim}, {t.qkv.stride(0), t.head_dim, 1});
-  at::Tensor q = all.narrow(1, 0, heads), k = all.narrow(1, heads, kv_heads);
-  if (t.changes()) {
-    q = at::empty({tokens, heads, t.head_dim}, qkv.options());
-    k = at::empty({tokens, kv_heads, t.head_dim}, qkv.options());
+
+  static void Check(const RopeTensors& t) {
+    if (!t.slots.defined()) return;
+    CheckShape("qkv_rope_write_kv: k_cache", t.k_cache, {t.k_cache.size(0), t.k_cache.size(1), t.kv_heads, t.head_dim});
+    CheckShape("qkv_rope_write_kv: v_cache", t.v_cache, t.k_cache.sizes());
   }
-  if (t.changes() || t.slots.defined()) {
-    DispatchFloats("qkv_rope_write_kv", qkv, [&](auto zero) { Run<decltype(zero)>(t, q, k); });
+
+  template <typename T>
+  static void Run(const RopeTensors& t, at::Tensor& q, at::Tensor& k) {
+    const c10::DeviceGuard guard(t.qkv.device());
+    const bool write = t.slots.defined();
+    const int64_t changed_heads = t.heads + t.kv_heads, first = t.changes() ? 0 : t.heads;
+    LaunchRope<T>({.qkv = t.qkv.const_data_ptr<T>(),
+                   .q_norm = DataOrNull<T>(t.q_norm),
+                   .k_norm = DataOrNull<T>(t.k_norm),
+                   .cos_sin = DataOrNull<float>(t.cos_sin),
+                   .positions = DataOrNull<int64_t>(t.positions),
+                   .slots = DataOrNull<int64_t>(t.slots),
+                   .q = t.changes() ? q.mutable_data_ptr<T>() : nullptr,
+                   .k = t.changes() ? k.mutable_data_ptr<T>() : nullptr,
+                   .k_cache = SlotsOf("qkv_rope_write_kv: k_scale", t.k_cache, t.k_scale),
+                   .v_cache = SlotsOf("qkv_rope_write_kv: v_scale", t.v_cache, t.v_scale),
+                   .qkv_stride = t.qkv.stride(0),
+                   .page_stride = write ? t.k_cache.stride(0) : 0,
+                   .slot_stride = write ? t.k_cache.stride(1) : 0,
+                   .heads = static_cast<int>(t.heads),
+                   .kv_heads = static_cast<int>(t.kv_heads),
+                   .head_dim = static_cast<int>(t.head_dim),
+                   .half = static_cast<int>(t.half()),
+                   .first_head = static_cast<int>(first),
+                   .end_head = static_cast<int>(write ? changed_heads + t.kv_heads : changed_heads),
+                   .lane_bits = 0,
+                   .page_size = write ? static_cast<unsigned>(t.k_cache.size(1)) : 1,
+                   .eps = static_cast<float>(t.eps)},
+                  t.qkv.size(0));
   }
-  return {q, k, all.narrow(1, heads + kv_heads, kv_heads)};
-}
+};
 
 const bool registered =
-    RegisterKernel(&Ops::qkv_rope_write_kv, at::kCUDA, FusedDtypes(), QkvRopeWriteKv, QkvRopeWriteKvSamples);
+    RegisterKernel(&Ops::qkv_rope_write_kv, at::kCUDA, FusedDtypes(), QkvRopeWriteKv<CudaRope>, QkvRopeWriteKvSamples);
 
 }  // namespace
 }  // namespace automodeld
