@@ -33,6 +33,15 @@ struct PoolItem {
   int64_t normalize = 0;   // 1: what is left has length 1
 };
 
+// What the fused versions are given. T: of the hidden states.
+template <typename T>
+struct PoolArgs {
+  const T* hidden;  // rows `stride` elements apart
+  const PoolItem* items;
+  float *partial, *vectors;  // [rows, width]
+  int64_t stride, width;
+};
+
 inline constexpr int64_t kPoolItemSize = 8;
 static_assert(sizeof(PoolItem) == kPoolItemSize * sizeof(int64_t));
 

@@ -16,14 +16,6 @@ namespace automodeld {
 namespace {
 
 template <typename T>
-struct PoolArgs {
-  const T* hidden;
-  const PoolItem* items;
-  float *partial, *vectors;
-  int64_t stride, width;
-};
-
-template <typename T>
 struct PoolItems {
   // NaN wins.
   template <int W>

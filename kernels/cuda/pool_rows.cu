@@ -14,14 +14,6 @@ namespace {
 
 constexpr int kMostThreads = 512;
 
-template <typename T>
-struct PoolArgs {
-  const T* hidden;
-  const PoolItem* items;
-  float *partial, *vectors;
-  int64_t stride, width;
-};
-
 // NaN wins.
 __device__ float Larger(float a, float b) { return b > a || b != b ? b : a; }
 
