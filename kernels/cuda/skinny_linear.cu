@@ -9,6 +9,7 @@
 #include <array>
 #include <atomic>
 
+#include "kernels/cuda/cluster.h"
 #include "kernels/cuda/linear_epilogue.h"
 #include "kernels/cuda/skinny_linear.h"
 #include "kernels/cuda/skinny_linear_kernel.h"
@@ -139,19 +140,15 @@ void Run(const SkinnyPlan& plan, const Args& args, const at::Tensor& weight, con
   TORCH_INTERNAL_ASSERT(plan.shared_bytes == (skinny::SharedBytes<tokens, groups>(plan.stages)));
   const auto kernel = skinny::skinny_linear_kernel<T, tokens, groups>;
   AllowShared(kernel, x.get_device(), allowed);
-  std::array<cudaLaunchAttribute, 2> attributes = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {1U << plan.split_bits, 1, 1};
-  cudaLaunchConfig_t config = {};
-  config.gridDim = static_cast<unsigned>(plan.clusters) << plan.split_bits;
-  config.blockDim = skinny::kThreads<groups>;
-  config.dynamicSmemBytes = static_cast<size_t>(plan.shared_bytes);
-  config.stream = c10::cuda::getCurrentCUDAStream();
-  config.attrs = attributes.data();
-  config.numAttrs = plan.split_bits > 0 ? 2 : 1;
-  C10_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, Map(weight, groups * skinny::kTileRows), Map(x, tokens), args));
+  const unsigned grid = static_cast<unsigned>(plan.clusters) << plan.split_bits;
+  const auto shared_bytes = static_cast<size_t>(plan.shared_bytes);
+  const CUtensorMap weight_map = Map(weight, groups * skinny::kTileRows), x_map = Map(x, tokens);
+  if (plan.split_bits > 0) {
+    LaunchClusters(kernel, 1U << plan.split_bits, grid, skinny::kThreads<groups>, shared_bytes, weight_map, x_map,
+                   args);
+  } else {
+    Launch(kernel, grid, skinny::kThreads<groups>, shared_bytes, weight_map, x_map, args);
+  }
 }
 
 template <typename T, int tokens>
