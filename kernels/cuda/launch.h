@@ -55,21 +55,28 @@ __device__ inline void AllowNext() {
 #endif
 }
 
-// On the current stream of the current device; throws c10::Error where the launch is refused. The kernel must be one
-// that calls AwaitPrevious.
-template <typename... Params, typename... Args>
-void Launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, Args&&... args) {
-  cudaLaunchAttribute overlap = {};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
+// What Launch and LaunchClusters share; the first attribute is filled in here.
+template <size_t N, typename... Params, typename... Args>
+void LaunchWith(cudaLaunchAttribute (&attributes)[N], void (*kernel)(Params...), dim3 grid, dim3 block,
+                size_t shared_bytes, Args&&... args) {
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = c10::cuda::getCurrentCUDAStream();
-  config.attrs = &overlap;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = N;
   C10_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
+}
+
+// On the current stream of the current device; throws c10::Error where the launch is refused. The kernel must be one
+// that calls AwaitPrevious.
+template <typename... Params, typename... Args>
+void Launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, Args&&... args) {
+  cudaLaunchAttribute attributes[1] = {};
+  LaunchWith(attributes, kernel, grid, block, shared_bytes, args...);
 }
 
 }  // namespace automodeld
