@@ -51,7 +51,8 @@ double TimeRequest(KvArena& arena, KvRange& range, int64_t pages, double& call) 
   range.Request(pages);
   call = MicrosecondsSince(start);
   while (arena.mapped_bytes() != after) std::this_thread::yield();
-  return MicrosecondsSince(start) / static_cast<double>(std::abs(after - before) / kPage / kPagesPerSlab);
+  const int64_t slabs = std::abs(after - before) / kPage / kPagesPerSlab;
+  return MicrosecondsSince(start) / static_cast<double>(slabs);
 }
 
 TEST(KvArenaBench, DISABLED_SlabsAndCopies) {
