@@ -237,30 +237,45 @@ def text(tokenizers):
                 show(f"MiniLM float16: text, {batch} a call, {concurrency} calls, texts/s", f"{r['inputs_per_second']:.0f}", "25000 / 60000")
 
 
-def make_llama(folder):
+QUANTIZED = {"quant_method": "compressed-tensors", "format": "float-quantized", "ignore": ["lm_head"], "config_groups": {"group_0": {
+    "targets": ["Linear"], "weights": {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel"},
+    "input_activations": {"num_bits": 8, "type": "float", "dynamic": True, "strategy": "token"}}}}
+
+
+def make_llama(folder, quantized):
+    """LLAMA with random weights, in bfloat16 or quantised as llm-compressor does it."""
     import torch
     from safetensors.torch import save_file
     c = LLAMA
     h, inter, kv = c["hidden_size"], c["intermediate_size"], c["num_key_value_heads"] * 128
-    (folder / "config.json").write_text(json.dumps(c))
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(c | ({"quantization_config": QUANTIZED} if quantized else {})))
 
     def random(*shape):
-        return (torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * 0.02).cpu()
+        return torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * 0.02
+
+    def linear(name, *shape):
+        weight = random(*shape)
+        if not quantized:
+            return {name + ".weight": weight.cpu()}
+        scale = weight.float().abs().amax(1, keepdim=True) / 448
+        return {name + ".weight": (weight / scale).to(torch.float8_e4m3fn).cpu(), name + ".weight_scale": scale.bfloat16().cpu()}
 
     weight_map = {}
     for first in range(0, 32, 4):
         shard, name = {}, f"model-{first // 4 + 1:05}-of-00009.safetensors"
         for i in range(first, first + 4):
             p = f"model.layers.{i}."
-            shard |= {p + "self_attn.q_proj.weight": random(h, h), p + "self_attn.k_proj.weight": random(kv, h),
-                      p + "self_attn.v_proj.weight": random(kv, h), p + "self_attn.o_proj.weight": random(h, h),
-                      p + "mlp.gate_proj.weight": random(inter, h), p + "mlp.up_proj.weight": random(inter, h),
-                      p + "mlp.down_proj.weight": random(h, inter), p + "input_layernorm.weight": random(h) + 1,
-                      p + "post_attention_layernorm.weight": random(h) + 1}
+            for part, *shape in (("self_attn.q_proj", h, h), ("self_attn.k_proj", kv, h), ("self_attn.v_proj", kv, h),
+                                 ("self_attn.o_proj", h, h), ("mlp.gate_proj", inter, h), ("mlp.up_proj", inter, h),
+                                 ("mlp.down_proj", h, inter)):
+                shard |= linear(p + part, *shape)
+            for part in ("input_layernorm", "post_attention_layernorm"):
+                shard[p + part + ".weight"] = (random(h) + 1).cpu()
         save_file(shard, folder / name)
         weight_map |= dict.fromkeys(shard, name)
-    last = {"model.embed_tokens.weight": random(c["vocab_size"], h), "lm_head.weight": random(c["vocab_size"], h),
-            "model.norm.weight": random(h) + 1}
+    last = {"model.embed_tokens.weight": random(c["vocab_size"], h).cpu(), "lm_head.weight": random(c["vocab_size"], h).cpu(),
+            "model.norm.weight": (random(h) + 1).cpu()}
     save_file(last, folder / "model-00009-of-00009.safetensors")
     weight_map |= dict.fromkeys(last, "model-00009-of-00009.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
@@ -269,20 +284,24 @@ def make_llama(folder):
 def start():
     with tempfile.TemporaryDirectory(prefix="automodeld-8b-") as name:
         root = pathlib.Path(name)
-        (root / "llama").mkdir()
-        make_llama(root / "llama")
-        subprocess.run(f"cat {root}/llama/*.safetensors > /dev/null", shell=True, check=True)  # into the page cache
-        for what, flags in (("bf16 checkpoint, FP8 on load", FP8), ("bf16 checkpoint, bf16", ())):
+        for what, quantized, flags, bar in (("bf16 checkpoint, FP8 on load", False, FP8, "4 / 2.5"), ("bf16 checkpoint, bf16", False, (), ""),
+                                            ("FP8 checkpoint", True, (), "3 / 2")):
+            folder = root / ("fp8" if quantized else "bf16")
+            if not folder.exists():
+                make_llama(folder, quantized)
+                subprocess.run(f"cat {folder}/*.safetensors > /dev/null", shell=True, check=True)  # into the page cache
             times = []
             for _ in range(3):
-                with Daemon(serve=("--model-root", str(root))) as d:
+                with Daemon(serve=("--model-root", name)) as d:
                     serving = time.monotonic() - d.start
-                    report = d.load("--model", "m", "--path", "llama", *flags, *SHORT)
+                    report = d.load("--model", "m", "--path", folder.name, *flags, *SHORT)
+                    report = report.get("report", report)
                     loaded = time.monotonic() - d.start
                     d.call("generate", "m", "--token-ids", "1,2,3", "--max-tokens", "1")
                     times.append(time.monotonic() - d.start)
-            show(f"8B, {what}: process start to first token, s", f"{statistics.median(times):.2f}", "4 / 2.5")
-            print(f"   all {times}; serve {serving:.2f}, loaded {loaded:.2f}; {json.dumps(report)[:1500]}")
+            show(f"8B, {what}: process start to first token, s", f"{statistics.median(times):.2f}", bar)
+            print("   all", [round(t, 2) for t in times], f"serve {serving:.2f}, loaded {loaded:.2f};",
+                  report["bytes"], report["phases"], flush=True)
 
 
 SECTIONS = {"ceiling": ceiling, "decode": decode, "streams": streams, "steps": steps, "long": long, "ttft": ttft,
