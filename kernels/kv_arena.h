@@ -84,7 +84,8 @@ class KvArena {
   // Nothing of it is mapped. Throws c10::Error where the addresses cannot be had.
   std::shared_ptr<KvRange> Reserve(int64_t page_bytes, int64_t num_pages);
 
-  int64_t mapped_bytes() const;  // of all ranges
+  // Of all ranges; what is being given back counts until others may have had it for a moment.
+  int64_t mapped_bytes() const;
   const MemoryBudget& budget() const { return budget_; }
 
  private:

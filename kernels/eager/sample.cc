@@ -35,10 +35,10 @@ at::Tensor Sample(const at::Tensor& logits, const at::Tensor& temperature, const
                   const at::Tensor& top_p, const at::Tensor& min_p, const at::Tensor& seeds,
                   const at::Tensor& positions) {
   const at::Tensor wide = logits.to(at::kDouble);
-  const at::Tensor best = wide.argmax(-1);  // libtorch's CUDA kernel for bfloat16 passes over a NaN
+  const at::Tensor best = wide.argmax(-1);
   if (logits.size(0) == 0) return best;
-  const auto [sorted, ids] = wide.sort(/*stable=*/true, -1, /*descending=*/true);
-  const at::Tensor scaled = (sorted - sorted.narrow(-1, 0, 1)) / Column(temperature);
+  const auto [sorted, ids] = wide.sort(/*stable=*/true, -1, /*descending=*/true);  // a NaN first or last, by its sign
+  const at::Tensor scaled = (sorted - wide.gather(-1, best.unsqueeze(-1))) / Column(temperature);
   const at::Tensor weights =
       (scaled.exp() * kWeightOne).nan_to_num(0.0).round().to(at::kLong);  // [rows, vocab], sorted
 

@@ -264,7 +264,8 @@ TEST(Sample, MaskedTokensNeverComeAndBadLogitsGiveAToken) {
       {{-kInfinity, -kInfinity, -5, -kInfinity}, {2}},
       {{-kInfinity, -kInfinity, -kInfinity, -kInfinity}, {0}},
       {{0, kInfinity, 3, kInfinity}, {1}},
-      {{0, 1, kNan, 2}, {2}}};
+      {{0, 1, kNan, 2}, {2}},
+      {{0, 1, -kNan, 2}, {2}}};
   for (const SampleVersion& version : Versions()) {
     for (const auto& [logits, expected] : cases) {
       for (const Sampling& s : {Sampling{}, Sampling{.top_p = 0.999, .top_k = 3}}) {
