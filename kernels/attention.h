@@ -30,6 +30,9 @@ struct SequenceRows {
   std::span<const int32_t> pages;  // its pages in order; empty for ragged. Valid during Plan
 };
 
+// The most prompts of a step that is recorded.
+inline constexpr int64_t kMostRecordedPrompts = 16;
+
 // A step's sequences: `paged` (decode first, then prefill) read K and V from the cache, in which this step's rows are
 // already written, so that a prompt sees what its decode rows will see; `ragged` attend to their own rows only.
 struct AttentionStep {
@@ -37,6 +40,9 @@ struct AttentionStep {
   std::vector<SequenceRows> ragged;
   int64_t page_size = 16;
   int64_t num_decode = 0;  // the first so many of `paged` have one row
+  // Of a step of prompts that is recorded, or for which a recorded one is launched again: its rows, padding included;
+  // no other sequences, and at most kMostRecordedPrompts. Rows of padding belong to no sequence and get no result.
+  int64_t recorded_rows = 0;
 };
 
 // What is constant for a layer.
@@ -84,9 +90,9 @@ class AttentionBackend {
   virtual void Plan(const AttentionStep& step) = 0;
   // Called once, before the first Plan, by whoever wants to capture.
   virtual void Reserve(const AttentionCapacity&) {}
-  // Whether Run, called between Plan and the next Plan for a step of one-row sequences alone, may be captured into a
-  // CUDA graph and the graph be launched again after another Plan for as many sequences: what Run launches depends on
-  // nothing else, and reads what Plan wrote from addresses that stay.
+  // Whether Run, called between Plan and the next Plan for a step of one-row sequences alone or of recorded_rows, may
+  // be captured into a CUDA graph and the graph be launched again after another Plan for as many: what Run launches
+  // depends on nothing else, and reads what Plan wrote from addresses that stay.
   virtual bool can_be_captured() const { return false; }
   // q: [tokens, heads, head_dim]; k, v: [tokens, kv_heads, head_dim], read for ragged rows only; kv, of any of its
   // types whatever q's, may be null if nothing is paged. Result: [tokens, heads * head_dim], of q's dtype or quantised.

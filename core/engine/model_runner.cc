@@ -8,6 +8,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <iterator>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "core/listing.h"
 #include "core/patch.h"
 #include "core/status.h"
+#include "kernels/pool_rows.h"
 
 namespace automodeld {
 
@@ -113,6 +115,14 @@ int64_t Size(const std::vector<T>& values) {
   return static_cast<int64_t>(values.size());
 }
 
+// "64, 128"
+template <typename Graph>
+std::string RowsOf(const std::vector<Graph>& graphs) {
+  std::vector<int64_t> rows;
+  std::ranges::transform(graphs, std::back_inserter(rows), &Graph::rows);
+  return fmt::format("{}", fmt::join(rows, ", "));
+}
+
 // A stream of the model's own, so that models do not wait for one another and steps can be recorded; on a CPU none.
 std::optional<c10::Stream> NewStream(at::Device device) {
   if (device.is_cpu()) return std::nullopt;
@@ -143,16 +153,17 @@ class ModelRunner final : public Runner {
     if (stream_) c10::impl::VirtualGuardImpl(device_.type()).synchronizeStream(*stream_);
   }
 
-  // What RecordGraphs recorded: rows of each.
-  std::vector<int64_t> RecordGraphs() {
+  // A note of what was recorded.
+  std::string RecordGraphs() {
     const c10::InferenceMode inference;
     parts_.attention->Reserve({.max_sequences = 2 * int64_t{parts_.limits.max_num_seqs},
                                .max_pages = PagesOf(parts_.limits.max_model_len),
                                .max_tokens = parts_.limits.max_num_batched_tokens});
-    graphs_ = DecodeGraphs(device_, parts_.limits.max_num_seqs, [this](int64_t rows) { return PaddedStep(rows); });
-    std::vector<int64_t> rows;
-    for (const DecodeGraph& graph : graphs_.all()) rows.push_back(graph.rows);
-    return rows;
+    graphs_ = StepGraphs(device_);
+    graphs_.RecordDecode(parts_.limits.max_num_seqs, [this](int64_t rows) { return PaddedDecode(rows); });
+    graphs_.RecordPrompts(parts_.limits.max_num_batched_tokens, [this](int64_t rows) { return PaddedPrompts(rows); });
+    return fmt::format("decode steps of {} rows and prompts of {} tokens are CUDA graphs", RowsOf(graphs_.decode()),
+                       RowsOf(graphs_.prompts()));
   }
 
   bool CanRecordGraphs() const {
@@ -181,13 +192,12 @@ class ModelRunner final : public Runner {
     const std::vector<SampledRow> rows = SampledRows(batch);
     auto step = std::make_unique<ModelStep>(batch.size(), device_);
     const bool decode_only = batch.decode.size() == batch.size();
-    if (DecodeGraph* graph = decode_only ? graphs_.Find(batch.size()) : nullptr) {
-      Prepare(batch, graph->rows, rows, graph->rows, graph->inputs);
+    if (const DecodeGraph* graph = decode_only ? graphs_.FindDecode(Size(batch.decode)) : nullptr) {
+      Prepare(batch, {.decode = graph->rows}, rows, graph->rows, graph->inputs);
       graph->forward->Launch();
       step->AddTokens(DrawFrom(*graph, rows), rows);
     } else {
-      Prepare(batch, Size(batch.decode), rows, Size(rows), {});
-      const at::Tensor hidden = parts_.model->Forward(StepInputs());
+      const at::Tensor hidden = RunForward(batch, rows);
       if (!rows.empty()) {
         const at::Tensor picked = hidden.index_select(0, upload_.Get(sampled_rows_));
         step->AddTokens(sampler_.Sample(parts_.model->Logits(picked), sampling_.Get(upload_), rows), rows);
@@ -198,7 +208,25 @@ class ModelRunner final : public Runner {
     return step;
   }
 
-  SampledTokens DrawFrom(DecodeGraph& graph, const std::vector<SampledRow>& rows) {
+  // [at least the batch's rows, hidden_size]
+  at::Tensor RunForward(const Batch& batch, const std::vector<SampledRow>& rows) {
+    if (const PromptGraph* graph = PromptGraphFor(batch)) {
+      Prepare(batch, {.prompts = graph->rows}, rows, Size(rows), graph->inputs);
+      graph->forward->Launch();
+      return graph->hidden;
+    }
+    Prepare(batch, {.decode = Size(batch.decode)}, rows, Size(rows), {});
+    return parts_.model->Forward(StepInputs());
+  }
+
+  const PromptGraph* PromptGraphFor(const Batch& batch) const {
+    if (batch.prefill.size() != batch.size() || Size(batch.prefill) > kMostRecordedPrompts) return nullptr;
+    int64_t tokens = 0;
+    for (const BatchItem& item : batch.prefill) tokens += item.num_tokens;
+    return graphs_.FindPrompts(tokens);
+  }
+
+  SampledTokens DrawFrom(const DecodeGraph& graph, const std::vector<SampledRow>& rows) {
     const int64_t num_rows = Size(rows);
     if (!IsPlain(rows)) {
       return sampler_.Sample(graph.logits.narrow(0, 0, num_rows), sampling_.Get(upload_).Narrow(num_rows), rows);
@@ -207,19 +235,20 @@ class ModelRunner final : public Runner {
     return {.tokens = graph.tokens.narrow(0, 0, num_rows), .logprobs = {}, .top_logprobs = {}, .top_tokens = {}};
   }
 
-  // Sends what the host knows of a step, with rows of padding up to num_decode and num_sampled, and plans attention.
-  void Prepare(const Batch& batch, int64_t num_decode, const std::vector<SampledRow>& rows, int64_t num_sampled,
+  // Sends what the host knows of a step, with rows of padding up to step_rows and num_sampled, and plans attention.
+  void Prepare(const Batch& batch, const StepRows& step_rows, const std::vector<SampledRow>& rows, int64_t num_sampled,
                const at::Tensor& to) {
-    AddColumns(batch, num_decode, rows, num_sampled);
+    AddColumns(batch, step_rows, rows, num_sampled);
     upload_.Send(to);
-    parts_.attention->Plan(packer_.Sequences(batch, num_decode));
+    parts_.attention->Plan(packer_.Sequences(batch, step_rows));
   }
 
-  void AddColumns(const Batch& batch, int64_t num_decode, const std::vector<SampledRow>& rows, int64_t num_sampled) {
+  void AddColumns(const Batch& batch, const StepRows& step_rows, const std::vector<SampledRow>& rows,
+                  int64_t num_sampled) {
     std::vector<int64_t> sampled_rows(static_cast<size_t>(num_sampled), 0);
     std::ranges::transform(rows, sampled_rows.begin(), &SampledRow::row);
     upload_.Clear();
-    packer_.Add(batch, num_decode, upload_);
+    packer_.Add(batch, step_rows, upload_);
     sampled_rows_ = upload_.Add(sampled_rows);
     sampling_.Add(rows, static_cast<size_t>(num_sampled), parts_.limits.max_num_seqs, upload_);
     pooler_.Add(batch, upload_);
@@ -232,14 +261,27 @@ class ModelRunner final : public Runner {
     return in;
   }
 
-  // A step of padding, to be recorded.
-  DecodeGraphs::Step PaddedStep(int64_t rows) {
-    AddColumns({}, rows, {}, rows);
-    const at::Tensor inputs = at::empty({upload_.bytes()}, at::TensorOptions(at::kByte).device(device_));
-    Prepare({}, rows, {}, rows, inputs);
+  // Steps of padding, to be recorded.
+  StepGraphs::DecodeStep PaddedDecode(int64_t rows) {
+    const at::Tensor inputs = PrepareRecorded({.decode = rows}, rows);
     return {.inputs = inputs,
             .forward = [this] { return parts_.model->Logits(parts_.model->Forward(StepInputs())); },
             .draw = [this](const at::Tensor& logits) { return sampler_.Draw(logits, sampling_.Get(upload_)); }};
+  }
+
+  StepGraphs::PromptStep PaddedPrompts(int64_t rows) {
+    return {.inputs = PrepareRecorded({.prompts = rows}, kMostRecordedPrompts),
+            .forward = [this] { return parts_.model->Forward(StepInputs()); }};
+  }
+
+  // Where the uploads of these rows go, now padding. The graphs read the columns in front, which do not depend on a
+  // step's items; what is pooled comes last.
+  at::Tensor PrepareRecorded(const StepRows& rows, int64_t num_sampled) {
+    AddColumns({}, rows, {}, num_sampled);
+    constexpr int64_t kPooledBytes = kMostRecordedPrompts * int64_t{sizeof(PoolItem)};
+    const at::Tensor inputs = at::empty({upload_.bytes() + kPooledBytes}, at::TensorOptions(at::kByte).device(device_));
+    Prepare({}, rows, {}, num_sampled, inputs);
+    return inputs;
   }
 
   int64_t PagesOf(int tokens) const { return (tokens + parts_.limits.page_size - 1) / parts_.limits.page_size; }
@@ -271,7 +313,7 @@ class ModelRunner final : public Runner {
   SamplingPacker sampling_;
   Sampler sampler_;
   Pooler pooler_;
-  DecodeGraphs graphs_;
+  StepGraphs graphs_;
 };
 
 absl::Status RecordGraphs(ModelRunner& runner, Fallbacks& fallbacks, std::vector<std::string>& notes) {
@@ -279,7 +321,7 @@ absl::Status RecordGraphs(ModelRunner& runner, Fallbacks& fallbacks, std::vector
   absl::Status status = fallbacks.Begin("cuda_graphs");
   try {
     if (status.ok()) {
-      notes.push_back(fmt::format("decode steps of {} rows are CUDA graphs", fmt::join(runner.RecordGraphs(), ", ")));
+      notes.push_back(runner.RecordGraphs());
     }
   } catch (const c10::OutOfMemoryError&) {
     throw;

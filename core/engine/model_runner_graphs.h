@@ -1,8 +1,10 @@
-// Decode steps as CUDA graphs, for buckets of rows: one from the slots' last tokens to logits, and one from these to
-// the next tokens, for steps whose rows ask for no more than a draw. Part of the model runner.
+// Steps as CUDA graphs, in buckets of rows. Decode: one graph from the slots' last tokens to logits, and one from these
+// to the next tokens, for steps whose rows ask for no more than a draw. Prompts: one from tokens to hidden states, up
+// to where a step takes longer on the GPU than its launches take on the host. Part of the model runner.
 //
-//   DecodeGraphs graphs(*MakeDeviceGraphs(device), 256, record);
-//   if (const DecodeGraph* graph = graphs.Find(5)) …   // of 8 rows: three are padding
+//   StepGraphs graphs(device);
+//   graphs.RecordDecode(256, prepare);
+//   if (const DecodeGraph* graph = graphs.FindDecode(5)) …   // of 8 rows: three are padding
 #ifndef CORE_ENGINE_MODEL_RUNNER_GRAPHS_H_
 #define CORE_ENGINE_MODEL_RUNNER_GRAPHS_H_
 
@@ -16,36 +18,52 @@
 
 namespace automodeld {
 
-// A step of so many rows that was recorded.
+// A step of so many rows that was recorded. What it gives is overwritten when any of the graphs is launched.
 struct DecodeGraph {
   int64_t rows = 0;
   at::Tensor inputs;  // uint8: where the step's upload goes
-  at::Tensor logits;  // [rows, vocab], of `forward`; overwritten when any of the graphs is launched
-  at::Tensor tokens;  // [rows] int64, of `draw`; likewise
+  at::Tensor logits;  // [rows, vocab], of `forward`
+  at::Tensor tokens;  // [rows] int64, of `draw`
   std::unique_ptr<DeviceGraph> forward, draw;
 };
+struct PromptGraph {
+  int64_t rows = 0;
+  at::Tensor inputs;
+  at::Tensor hidden;  // [rows, hidden_size]
+  std::unique_ptr<DeviceGraph> forward;
+};
 
-class DecodeGraphs {
+class StepGraphs {
  public:
-  // A step that can be recorded: its inputs have been sent to `inputs`, forward gives logits, and draw tokens.
-  struct Step {
+  // Steps that can be recorded: their inputs have been sent to `inputs`.
+  struct DecodeStep {
     at::Tensor inputs;
-    std::function<at::Tensor()> forward;
-    std::function<at::Tensor(const at::Tensor& logits)> draw;
+    std::function<at::Tensor()> forward;                       // logits
+    std::function<at::Tensor(const at::Tensor& logits)> draw;  // tokens
+  };
+  struct PromptStep {
+    at::Tensor inputs;
+    std::function<at::Tensor()> forward;  // hidden states
   };
 
-  DecodeGraphs() = default;
-  // Records steps of 1, 2, 4, … rows, up to max_rows. `prepare` makes the step of so many rows, all of them padding.
-  // Throws c10::Error where something cannot be recorded.
-  DecodeGraphs(c10::Device device, int64_t max_rows, const std::function<Step(int64_t rows)>& prepare);
+  StepGraphs() = default;
+  explicit StepGraphs(c10::Device device) : graphs_(MakeDeviceGraphs(device)) {}
+
+  // Record steps of up to max_rows. `prepare` makes the step of so many rows, all of them padding. Throw c10::Error
+  // where something cannot be recorded.
+  void RecordDecode(int64_t max_rows, const std::function<DecodeStep(int64_t rows)>& prepare);
+  void RecordPrompts(int64_t max_rows, const std::function<PromptStep(int64_t rows)>& prepare);
 
   // The smallest that holds so many rows; null where there is none.
-  DecodeGraph* Find(size_t rows);
-  const std::vector<DecodeGraph>& all() const { return buckets_; }
+  const DecodeGraph* FindDecode(int64_t rows) const;
+  const PromptGraph* FindPrompts(int64_t rows) const;
+  const std::vector<DecodeGraph>& decode() const { return decode_; }
+  const std::vector<PromptGraph>& prompts() const { return prompts_; }
 
  private:
   std::unique_ptr<DeviceGraphs> graphs_;
-  std::vector<DecodeGraph> buckets_;  // by rows
+  std::vector<DecodeGraph> decode_;   // by rows
+  std::vector<PromptGraph> prompts_;  // by rows
 };
 
 }  // namespace automodeld

@@ -21,17 +21,19 @@ void InputPacker::PackItem(const BatchItem& item) {
   std::copy(item.token_ids.begin(), item.token_ids.end(), std::back_inserter(token_ids_));
 }
 
-void InputPacker::Pad(int64_t num_rows) {
-  positions_.insert(positions_.end(), static_cast<size_t>(num_rows), 0);
-  kv_slots_.insert(kv_slots_.end(), static_cast<size_t>(num_rows), int64_t{kScratchPage} * page_size_);
-  decode_slots_.insert(decode_slots_.end(), static_cast<size_t>(num_rows), 0);
+void InputPacker::Pad(int64_t decode_rows, int64_t prompt_rows) {
+  const auto rows = static_cast<size_t>(decode_rows + prompt_rows);
+  positions_.resize(positions_.size() + rows, 0);
+  kv_slots_.resize(kv_slots_.size() + rows, int64_t{kScratchPage} * page_size_);
+  decode_slots_.resize(decode_slots_.size() + static_cast<size_t>(decode_rows), 0);
+  token_ids_.resize(token_ids_.size() + static_cast<size_t>(prompt_rows), 0);
 }
 
-void InputPacker::Add(const Batch& batch, int64_t num_decode, StepUpload& upload) {
+void InputPacker::Add(const Batch& batch, const StepRows& rows, StepUpload& upload) {
   for (auto* values : {&positions_, &kv_slots_, &token_ids_, &decode_slots_}) values->clear();
   for (const BatchItem& item : batch.decode) decode_slots_.push_back(item.slot);
   ForEachItem(batch, [this](const BatchItem& item, int64_t) { PackItem(item); });
-  Pad(num_decode - static_cast<int64_t>(batch.decode.size()));
+  Pad(rows.decode - std::ssize(decode_slots_), std::max<int64_t>(0, rows.prompts - std::ssize(token_ids_)));
   positions_column_ = upload.Add(positions_);
   kv_slots_column_ = upload.Add(kv_slots_);
   token_ids_column_ = upload.Add(token_ids_);
@@ -51,11 +53,12 @@ Inputs InputPacker::Get(const StepUpload& upload, const at::Tensor& last_tokens)
   return in;
 }
 
-AttentionStep InputPacker::Sequences(const Batch& batch, int64_t num_decode) const {
+AttentionStep InputPacker::Sequences(const Batch& batch, const StepRows& rows) const {
   static constexpr PageId kPadding[] = {kScratchPage};
   AttentionStep step;
   step.page_size = page_size_;
-  step.num_decode = num_decode;
+  step.num_decode = rows.decode;
+  step.recorded_rows = rows.prompts;
   ForEachItem(batch, [&step](const BatchItem& item, int64_t row) {
     auto& segment = item.pages.empty() ? step.ragged : step.paged;
     segment.push_back({.first_row = row,
@@ -63,7 +66,7 @@ AttentionStep InputPacker::Sequences(const Batch& batch, int64_t num_decode) con
                        .context = item.position + item.num_tokens,
                        .pages = item.pages});
   });
-  for (auto row = static_cast<int64_t>(batch.decode.size()); row < num_decode; ++row) {
+  for (auto row = static_cast<int64_t>(batch.decode.size()); row < rows.decode; ++row) {
     step.paged.push_back({.first_row = row, .num_rows = 1, .context = 1, .pages = kPadding});
   }
   return step;

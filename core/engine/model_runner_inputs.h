@@ -27,23 +27,28 @@ void ForEachItem(const Batch& batch, Visit visit) {
   }
 }
 
+// Rows of a step's segments, padding included. Padding is a token 0 at position 0 of the scratch page; of decode rows,
+// in slot 0. Only a batch of one segment may have any.
+struct StepRows {
+  int64_t decode = 0;   // at least batch.decode.size()
+  int64_t prompts = 0;  // of a recorded step of prompts, at least their tokens; else 0
+};
+
 // Host vectors are kept from step to step, so that packing allocates nothing on the host once warm.
 class InputPacker {
  public:
   explicit InputPacker(int page_size) : page_size_(page_size) {}
 
-  // `num_decode`: rows of the decode segment, at least batch.decode.size(). The rows that are too many are padding: a
-  // token of slot 0 at position 0 of the scratch page, so that only a batch without other segments may have them.
-  void Add(const Batch& batch, int64_t num_decode, StepUpload& upload);
+  void Add(const Batch& batch, const StepRows& rows, StepUpload& upload);
   // After the upload was sent. last_tokens: [slots] int64 on the device. Fills token_ids, positions and, if there are
   // pages, kv_slots.
   Inputs Get(const StepUpload& upload, const at::Tensor& last_tokens) const;
   // The sequences of the same batch.
-  AttentionStep Sequences(const Batch& batch, int64_t num_decode) const;
+  AttentionStep Sequences(const Batch& batch, const StepRows& rows) const;
 
  private:
   void PackItem(const BatchItem& item);
-  void Pad(int64_t num_rows);
+  void Pad(int64_t decode_rows, int64_t prompt_rows);
 
   int page_size_;
   std::vector<int64_t> positions_;

@@ -20,6 +20,7 @@ __device__ FlashBlock ThisBlock(const FlashArgs& a) {
   const int before = b.s.context - b.s.num_rows;
   b.begin = FirstKey(before + it.first / a.group, a.window);
   b.end = a.causal ? before + (it.first + b.rows - 1) / a.group + 1 : b.s.context;
+  if (b.rows <= 0) b.end = b.begin;  // an item of padding
   if (a.splits > 1) {
     const int length = SplitLength(b.begin, b.end, a.splits, kFlashSplitUnit);
     b.begin = min(b.end, b.begin + split * length);

@@ -85,6 +85,18 @@ FlashTiles FlashPlan::Tiles(std::span<const SequenceRows> sequences, int64_t fir
   return tiles;
 }
 
+// As many as the rows may come to, however they are divided among sequences: each may have a tile that is not full.
+FlashTiles FlashPlan::RecordedTiles(const AttentionStep& step) const {
+  int64_t rows = 0;
+  for (const SequenceRows& s : step.paged) rows += s.num_rows;
+  TORCH_CHECK(rows <= step.recorded_rows && std::ssize(step.paged) <= kMostRecordedPrompts, "attention: ", rows,
+              " rows of ", step.paged.size(), " prompts do not fit into ", step.recorded_rows, " recorded ones");
+  const SequenceRows one{.num_rows = step.recorded_rows, .pages = {}};
+  FlashTiles tiles = Tiles({&one, 1}, 0);
+  tiles.num_items += kMostRecordedPrompts - 1;
+  return tiles;
+}
+
 int64_t FlashPlan::Splits(int64_t num_decode, int64_t longest) const {
   if (num_decode == 0) return 1;
   const int64_t tiles = DivideUp(shape_.group, FlashRows(FlashKind::kDecode, shape_.instance_dim));
@@ -101,7 +113,7 @@ bool FlashPlan::Spreads(const AttentionStep& step) const {
 }
 
 void FlashPlan::Send(const AttentionStep& step) {
-  const bool spreads = Spreads(step);
+  const bool spreads = step.recorded_rows == 0 && Spreads(step);
   fresh_keys_ = spreads ? kMostSpread : 1;
   SendTiles(spreads ? Spread(step, shape_.multiprocessors) : step);
 }
@@ -110,8 +122,9 @@ void FlashPlan::SendTiles(const AttentionStep& step) {
   TORCH_CHECK(step.page_size % 16 == 0, "attention: pages of ", step.page_size, " tokens are not of sixteens");
   page_size_ = step.page_size;
   num_decode_ = step.num_decode;
-  num_sequences_ = static_cast<int64_t>(step.paged.size() + step.ragged.size());
-  prefill_ = Tiles(PrefillOf(step), 0);
+  const bool recorded = step.recorded_rows > 0;
+  num_sequences_ = recorded ? kMostRecordedPrompts + 1 : std::ssize(step.paged) + std::ssize(step.ragged);
+  prefill_ = recorded ? RecordedTiles(step) : Tiles(PrefillOf(step), 0);
   ragged_ = Tiles(step.ragged, prefill_.num_items);
   num_items_ = prefill_.num_items + ragged_.num_items;
   int64_t ints = num_sequences_ * kSequenceInts + num_items_ * kItemInts, longest = 0;
@@ -135,6 +148,7 @@ void FlashPlan::SendTiles(const AttentionStep& step) {
 void FlashPlan::Write(const AttentionStep& step, int32_t* to) const {
   auto* sequence = reinterpret_cast<FlashSequence*>(to);
   auto* item = reinterpret_cast<FlashItem*>(to + num_sequences_ * kSequenceInts);
+  const FlashItem* const items_end = item + num_items_;
   int32_t* const pages = to + num_sequences_ * kSequenceInts + num_items_ * kItemInts;
   int32_t index = 0;
   // A causal sequence's last rows see the most keys: they begin first.
@@ -157,6 +171,8 @@ void FlashPlan::Write(const AttentionStep& step, int32_t* to) const {
     add_items(s, ragged_.kind);
     ++index;
   }
+  for (; index < num_sequences_; ++index) *sequence++ = {};
+  while (item != items_end) *item++ = {static_cast<int32_t>(num_sequences_) - 1, 0};
 }
 
 const FlashSequence* FlashPlan::sequences() const {

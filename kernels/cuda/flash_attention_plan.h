@@ -22,9 +22,10 @@ struct FlashTiles {
 };
 
 // Decode sequences come first in the array and have no list: for a step of them alone, the places of everything but
-// the pages' end depend on how many they are. A few rows over a long context are sent as if each were a sequence's only
-// one, because only decode splits keys over the device. Memory is kept until a step needs more, and for good after
-// Reserve.
+// the pages' end depend on how many they are. So they do for recorded prompts on the number of rows: the array is
+// padded with empty sequences, and the list with items of one. A few rows over a long context are sent as if each were
+// a sequence's only one, because only decode splits keys over the device. Memory is kept until a step needs more, and
+// for good after Reserve.
 class FlashPlan {
  public:
   FlashPlan(const FlashDevice& shape, at::Device device) : shape_(shape), device_(device) {}
@@ -49,6 +50,7 @@ class FlashPlan {
   bool Spreads(const AttentionStep& step) const;
   void SendTiles(const AttentionStep& step);
   FlashTiles Tiles(std::span<const SequenceRows> sequences, int64_t first_item) const;
+  FlashTiles RecordedTiles(const AttentionStep& step) const;
   int64_t Splits(int64_t num_decode, int64_t longest) const;
   void Write(const AttentionStep& step, int32_t* to) const;
 

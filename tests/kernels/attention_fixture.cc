@@ -92,6 +92,8 @@ AttentionStep TestStep::Step() const {
     step.ragged.push_back({row, s.rows, s.rows, {}});
     row += s.rows;
   }
+  step.recorded_rows = recorded_rows_;
+  if (recorded_rows_ > 0) step.num_decode = 0;
   return step;
 }
 
@@ -136,6 +138,12 @@ at::Tensor TestStep::Run(AttentionBackend& backend) const {
 
 void TestStep::SetContexts(const std::vector<int64_t>& contexts) {
   for (size_t i = 0; i < contexts.size(); ++i) paged_[i].context = contexts[i];
+}
+
+void TestStep::RecordAs(const std::vector<TestSequence>& paged) {
+  recorded_rows_ = q.size(0);
+  paged_ = paged;
+  pages_.assign(paged.size(), pages_[0]);
 }
 
 void TestStep::UseCacheOf(const TestStep& other, size_t sequence) {

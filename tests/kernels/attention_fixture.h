@@ -50,6 +50,9 @@ class TestStep {
   void UseCacheOf(const TestStep& other, size_t sequence);
   // From now on the paged sequences are so long, at most as long as they were made.
   void SetContexts(const std::vector<int64_t>& contexts);
+  // From now on the step is one of prompts that is recorded for as many rows as q has, and has these sequences, which
+  // read the keys and values of the first.
+  void RecordAs(const std::vector<TestSequence>& paged);
   at::Tensor CachedKeys(size_t sequence) const;  // [context, kv_heads, head_dim]
   at::Tensor CachedValues(size_t sequence) const;
 
@@ -68,6 +71,7 @@ class TestStep {
   std::vector<TestSequence> paged_, ragged_;
   std::vector<std::vector<int32_t>> pages_;
   uint64_t page_seed_, value_seed_;
+  int64_t recorded_rows_ = 0;
   std::shared_ptr<KvCache> kv_;
 };
 

@@ -155,6 +155,40 @@ TEST(FlashAttention, ARecordedStepServesOtherLengths) {
   }
 }
 
+TEST(FlashAttention, RecordedPromptsServeOtherPrompts) {
+  if (Best().is_cpu()) GTEST_SKIP() << "no GPU";
+  const c10::impl::VirtualGuardImpl device(Best().type());
+  for (const auto& [rows, group] : {std::pair<int64_t, int64_t>(64, 1), {192, 4}, {512, 7}}) {
+    const TestShape shape{.device = Best(), .dtype = at::kBFloat16, .heads = 2 * group, .kv_heads = 2, .head_dim = 64};
+    TestStep step(shape, {{rows, 2000}}, {});
+    const auto backend = std::move(*MakeAttention("flash_attention_2", step.needs(), {}));
+    const auto eager = std::move(*MakeAttention("eager", step.needs(), {}));
+    device.synchronizeDevice(Best().index());
+    const c10::StreamGuard on_stream(device.getStreamFromGlobalPool(Best(), false));
+    backend->Reserve({.max_sequences = 32, .max_pages = 125, .max_tokens = 512});
+    step.RecordAs({});
+    step.Plan(*backend);
+    step.Launch(*backend);  // loads the kernels
+    const auto graphs = MakeDeviceGraphs(Best());
+    LinearInput out = at::Tensor();
+    const auto graph = graphs->Record([&] { out = step.Launch(*backend); });
+    const std::vector<TestSequence> small(kMostRecordedPrompts, {3, 70});
+    for (const auto& prompts : {std::vector<TestSequence>{{rows, rows}}, {{5, 5}, {1, 1999}, {33, 400}}, small}) {
+      step.RecordAs(prompts);
+      step.Plan(*backend);
+      graph->Launch();
+      int64_t used = 0;
+      for (const TestSequence& s : prompts) used += s.rows;
+      const at::Tensor difference = out.values.to(at::kCPU).to(at::kFloat) - step.Run(*eager);
+      EXPECT_LE(difference.narrow(0, 0, used).abs().max().item<double>(), Tolerance(at::kBFloat16)) << rows;
+    }
+    step.RecordAs(std::vector<TestSequence>(kMostRecordedPrompts + 1, {1, 1}));
+    EXPECT_THROW(step.Plan(*backend), c10::Error);
+    step.RecordAs({{rows, rows}, {1, 1}});
+    EXPECT_THROW(step.Plan(*backend), c10::Error);
+  }
+}
+
 TEST(FlashAttention, RefusesWhatItCannotDo) {
   const AttentionNeeds capped{.num_heads = 2, .num_kv_heads = 1, .head_dim = 64, .soft_cap = true};
   EXPECT_EQ(MakeAttention("flash_attention_2", capped, {}).status().message(), "flash_attention_2:cpu has no soft cap");
