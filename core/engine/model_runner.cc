@@ -20,6 +20,7 @@
 #include "core/listing.h"
 #include "core/patch.h"
 #include "core/status.h"
+#include "kernels/host_copy.h"
 #include "kernels/pool_rows.h"
 
 namespace automodeld {
@@ -32,7 +33,7 @@ absl::Status FromException(const std::exception& error) { return absl::InternalE
 at::Tensor StartCopy(const at::Tensor& t) {
   if (!t.defined() || t.device().is_cpu()) return t;
   at::Tensor host = at::empty(t.sizes(), at::TensorOptions(t.dtype()).pinned_memory(true));
-  host.copy_(t, /*non_blocking=*/true);
+  QueueCopy(t, host);
   return host;
 }
 
@@ -194,8 +195,8 @@ class ModelRunner final : public Runner {
     const bool decode_only = batch.decode.size() == batch.size();
     if (const DecodeGraph* graph = decode_only ? graphs_.FindDecode(Size(batch.decode)) : nullptr) {
       Prepare(batch, {.decode = graph->rows}, rows, graph->rows, graph->inputs);
-      graph->forward->Launch();
-      step->AddTokens(DrawFrom(*graph, rows), rows);
+      graph->step->Launch();
+      step->AddTokens(TokensOf(*graph, rows), rows);
     } else {
       const at::Tensor hidden = RunForward(batch, rows);
       if (!rows.empty()) {
@@ -226,12 +227,12 @@ class ModelRunner final : public Runner {
     return graphs_.FindPrompts(tokens);
   }
 
-  SampledTokens DrawFrom(const DecodeGraph& graph, const std::vector<SampledRow>& rows) {
+  // Where rows ask for more than a draw, what the graph drew is drawn again.
+  SampledTokens TokensOf(const DecodeGraph& graph, const std::vector<SampledRow>& rows) {
     const int64_t num_rows = Size(rows);
     if (!IsPlain(rows)) {
       return sampler_.Sample(graph.logits.narrow(0, 0, num_rows), sampling_.Get(upload_).Narrow(num_rows), rows);
     }
-    graph.draw->Launch();
     return {.tokens = graph.tokens.narrow(0, 0, num_rows), .logprobs = {}, .top_logprobs = {}, .top_tokens = {}};
   }
 

@@ -26,8 +26,10 @@ void StepGraphs::RecordDecode(int64_t max_rows, const std::function<DecodeStep(i
     DecodeGraph& graph = decode_.emplace_back();
     graph.rows = rows;
     graph.inputs = step.inputs;
-    graph.forward = graphs_->Record([&] { graph.logits = step.forward(); });
-    graph.draw = graphs_->Record([&] { graph.tokens = step.draw(graph.logits); });
+    graph.step = graphs_->Record([&] {
+      graph.logits = step.forward();
+      graph.tokens = step.draw(graph.logits);
+    });
   }
 }
 

@@ -1,6 +1,6 @@
-// Steps as CUDA graphs, in buckets of rows. Decode: one graph from the slots' last tokens to logits, and one from these
-// to the next tokens, for steps whose rows ask for no more than a draw. Prompts: one from tokens to hidden states, up
-// to where a step takes longer on the GPU than its launches take on the host. Part of the model runner.
+// Steps as CUDA graphs, in buckets of rows. Decode: from the slots' last tokens over logits to the next tokens.
+// Prompts: from tokens to hidden states, up to where a step takes longer on the GPU than its launches take on the host.
+// Part of the model runner.
 //
 //   StepGraphs graphs(device);
 //   graphs.RecordDecode(256, prepare);
@@ -22,9 +22,9 @@ namespace automodeld {
 struct DecodeGraph {
   int64_t rows = 0;
   at::Tensor inputs;  // uint8: where the step's upload goes
-  at::Tensor logits;  // [rows, vocab], of `forward`
-  at::Tensor tokens;  // [rows] int64, of `draw`
-  std::unique_ptr<DeviceGraph> forward, draw;
+  at::Tensor logits;  // [rows, vocab]
+  at::Tensor tokens;  // [rows] int64
+  std::unique_ptr<DeviceGraph> step;
 };
 struct PromptGraph {
   int64_t rows = 0;

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "kernels/host_copy.h"
+
 namespace automodeld {
 
 namespace {
@@ -33,7 +35,7 @@ void StepUpload::Send(const at::Tensor& to) {
     return;
   }
   sent_ = to.defined() ? to.narrow(0, 0, bytes()) : at::empty({bytes()}, options.device(device_));
-  sent_.copy_(host, /*non_blocking=*/true);
+  QueueCopy(host, sent_);
 }
 
 at::Tensor StepUpload::Get(Column column) const {

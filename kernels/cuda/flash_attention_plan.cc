@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/host_copy.h"
+
 namespace automodeld {
 namespace {
 
@@ -139,10 +141,9 @@ void FlashPlan::SendTiles(const AttentionStep& step) {
     TORCH_CHECK(!reserved_, "attention: a step of ", ints, " words is larger than the ", memory_.size(0), " reserved");
     memory_ = at::empty({ints + ints / 2}, at::TensorOptions(at::kInt).device(device_));
   }
-  // libtorch keeps the pinned memory from being handed out again until the copy is done.
   const at::Tensor host = at::empty({ints}, at::TensorOptions(at::kInt).pinned_memory(true));
   Write(step, host.mutable_data_ptr<int32_t>());
-  memory_.narrow(0, 0, ints).copy_(host, /*non_blocking=*/true);
+  QueueCopy(host, memory_.narrow(0, 0, ints));
 }
 
 void FlashPlan::Write(const AttentionStep& step, int32_t* to) const {
