@@ -59,6 +59,12 @@ __device__ void WriteSlot(const CacheSlots& cache, int64_t offset, const Pack<T,
   Store(static_cast<uint8_t*>(cache.base) + offset, ToE4m3(scaled));
 }
 
+// Of the rotated pairs that a part has.
+template <int W>
+struct Angles {
+  Pack<float, W> cosine, sine;
+};
+
 // Two packs of a head: the elements first + j and second + j, which are a pair where they are rotated.
 template <typename T, int W>
 struct HeadPart {
@@ -79,6 +85,12 @@ struct HeadPart {
   __device__ void LoadFrom(const T* head) {
     if (first < head_dim) a = Load<T, W>(head + first);
     if (second < head_dim) b = Load<T, W>(head + second);
+  }
+
+  // cos_sin: [2, half].
+  __device__ Angles<W> LoadAngles(const float* cos_sin, int half) const {
+    if (!rotated) return {};
+    return {Load<float, W>(cos_sin + first), Load<float, W>(cos_sin + half + first)};
   }
 
   __device__ void StoreTo(T* head) const {
@@ -107,10 +119,9 @@ struct HeadPart {
     }
   }
 
-  // cos_sin: [2, half].
-  __device__ void Rotate(const float* cos_sin, int half) {
+  __device__ void Rotate(const Angles<W>& angles) {
     if (!rotated) return;
-    const Pack<float, W> cosine = Load<float, W>(cos_sin + first), sine = Load<float, W>(cos_sin + half + first);
+    const Pack<float, W>&cosine = angles.cosine, &sine = angles.sine;
     for (int j = 0; j < W; ++j) {
       const T c = static_cast<T>(cosine[j]), s = static_cast<T>(sine[j]), x = a[j], y = b[j];
       a[j] = static_cast<T>(static_cast<float>(Product(x, c)) - static_cast<float>(Product(y, s)));
@@ -140,15 +151,19 @@ __global__ void __launch_bounds__(kThreads) qkv_rope_write_kv_kernel(const RopeA
   const int head = a.first_head + (index >> a.lane_bits), lane = index & (lanes - 1);
   const bool exists = head < a.end_head, is_q = head < a.heads, is_v = head >= a.heads + a.kv_heads;
   const T* norm = is_v ? nullptr : is_q ? a.q_norm : a.k_norm;
+  const bool rotates = a.cos_sin != nullptr && !is_v;
+  // Positions and slots come from the host before the step: no kernel of it writes them.
+  const int64_t position = rotates ? a.positions[token] : 0;
+  const int64_t slot = a.slots != nullptr ? a.slots[token] : 0;
   HeadPart<T, W> x[N], weight[N];
+  Angles<W> angles[N] = {};
   for (int n = 0; n < N; ++n) {
     x[n].PlaceAt(lane + n * lanes, a);
     weight[n].PlaceAt(lane + n * lanes, a);
     if (norm != nullptr) weight[n].LoadFrom(norm);
+    if (rotates) angles[n] = x[n].LoadAngles(a.cos_sin + position * 2 * a.half, a.half);
   }
   AwaitPrevious();
-  const int64_t position = a.cos_sin != nullptr ? a.positions[token] : 0;
-  const int64_t slot = a.slots != nullptr ? a.slots[token] : 0;
   if (exists) {
     for (int n = 0; n < N; ++n) x[n].LoadFrom(a.qkv + token * a.qkv_stride + int64_t{head} * a.head_dim);
   }
@@ -159,9 +174,7 @@ __global__ void __launch_bounds__(kThreads) qkv_rope_write_kv_kernel(const RopeA
     for (int n = 0; n < N && norm != nullptr; ++n) x[n].Normalize(scale, weight[n]);
   }
   if (!exists) return;
-  if (a.cos_sin != nullptr && !is_v) {
-    for (int n = 0; n < N; ++n) x[n].Rotate(a.cos_sin + position * 2 * a.half, a.half);
-  }
+  for (int n = 0; n < N && rotates; ++n) x[n].Rotate(angles[n]);
   if (a.q != nullptr && !is_v) {
     T* to =
         is_q ? a.q + (token * a.heads + head) * a.head_dim : a.k + (token * a.kv_heads + head - a.heads) * a.head_dim;

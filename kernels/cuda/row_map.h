@@ -8,8 +8,8 @@
 //   template <int W> using Raw = ...;                               // W elements as they are read
 //   template <int W> __device__ Raw<W> Fetch(int64_t row, int i) const;     // of columns [i, i + W)
 //   template <int W> __device__ Pack<Type, W> Of(const Raw<W>& raw) const;  // f
-// A block, or for few rows and wide ones a cluster of eight, takes a row and keeps y in registers; rows off borders of
-// 16 bytes are computed twice where they are quantised.
+// A block, or for few wide rows a cluster of eight, takes a row and keeps y in registers; rows off borders of 16 bytes
+// are computed twice where they are quantised.
 #ifndef KERNELS_CUDA_ROW_MAP_H_
 #define KERNELS_CUDA_ROW_MAP_H_
 
@@ -30,6 +30,7 @@ inline constexpr int kMapElements = 32;        // of a thread that shares its ro
 inline constexpr int kMapThreads = 512;        // the most of a block that has a row for itself
 inline constexpr int kClusterThreads = 1024;   // the most of one that shares it
 inline constexpr int64_t kMostClusters = 128;  // rows up to which they are shared: a wave of blocks
+inline constexpr int64_t kMostNarrow = 512;    // quantised rows up to which a thread of a block has one pack
 
 template <typename T>
 struct RowMapTo {
@@ -40,11 +41,12 @@ struct RowMapTo {
 };
 
 // The largest over the cluster's blocks, all of which have arrived once before; `found`: shared, a word for each.
-__device__ inline float ClusterMax(float largest, float* found) {
+template <int C>
+__device__ float ClusterMax(float largest, float* found) {
   ClusterWait();
-  if (threadIdx.x < kCluster) Peer(found, threadIdx.x)[ClusterRank()] = largest;
+  if (threadIdx.x < C) Peer(found, threadIdx.x)[ClusterRank()] = largest;
   ClusterSync();
-  for (int i = 0; i < kCluster; ++i) largest = Larger(largest, found[i]);
+  for (int i = 0; i < C; ++i) largest = Larger(largest, found[i]);
   return largest;
 }
 
@@ -82,7 +84,7 @@ __global__ void __launch_bounds__(C > 1 ? kClusterThreads : kMapThreads)
     return;
   }
   largest = BlockMax(largest, maxima);
-  if constexpr (C > 1) largest = ClusterMax(largest, found);
+  if constexpr (C > 1) largest = ClusterMax<C>(largest, found);
   const RowScale scale(largest);
 #pragma unroll
   for (int n = 0; n < N; ++n) {
@@ -122,6 +124,9 @@ void LaunchMap(const Source& source, const RowMapTo<typename Source::Type>& to, 
   const bool wide = packs > N * kMapThreads;
   if (!aligned || to.width % W != 0 || of_block > kClusterThreads || (wide && !clusters)) {
     return Launch(map_any_rows_kernel<Source>, static_cast<unsigned>(rows), kMapThreads, 0, source, to);
+  }
+  if (to.y == nullptr && packs <= kMapThreads && rows <= kMostNarrow) {
+    return Launch(map_rows_kernel<Source, W, 1, 1>, static_cast<unsigned>(rows), WholeWarps(packs), 0, source, to);
   }
   if (clusters && (wide || rows <= kMostClusters)) {
     const auto kernel = map_rows_kernel<Source, W, 1, kCluster>;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 
 namespace automodeld {
@@ -143,7 +144,8 @@ void TestStep::SetContexts(const std::vector<int64_t>& contexts) {
 void TestStep::RecordAs(const std::vector<TestSequence>& paged) {
   recorded_rows_ = q.size(0);
   paged_ = paged;
-  pages_.assign(paged.size(), pages_[0]);
+  const std::vector<int32_t> first = pages_[0];
+  pages_.assign(std::max<size_t>(1, paged.size()), first);
 }
 
 void TestStep::UseCacheOf(const TestStep& other, size_t sequence) {
