@@ -41,6 +41,12 @@ __device__ inline void ClusterSync() {
   ClusterWait();
 }
 
+// Returns when every block of the cluster has come this far: what it read of its peers, it has read.
+__device__ inline void ClusterEnd() {
+  ClusterStart();
+  ClusterWait();
+}
+
 __device__ inline uint32_t ClusterRank() {
   uint32_t rank = 0;
 #if __CUDA_ARCH__ >= 900

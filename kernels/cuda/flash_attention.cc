@@ -1,5 +1,4 @@
-// flash_attention_2 on CUDA. A step is at most three launches and a merge: decode rows, other rows of pages, ragged
-// rows.
+// flash_attention_2 on CUDA. A step is at most three launches: decode rows, other rows of pages, ragged rows.
 #include "kernels/cuda/flash_attention.h"
 
 #include <ATen/cuda/CUDAContext.h>
@@ -19,9 +18,12 @@ namespace {
 struct Instance {
   int64_t dim;
   void (*launch)(FlashKind kind, bool bfloat16, bool convert, const FlashArgs& args);
+  bool (*has_code)();
 };
-constexpr Instance kInstances[] = {{32, LaunchFlash<32>}, {64, LaunchFlash<64>},   {80, LaunchFlash<80>},
-                                   {96, LaunchFlash<96>}, {128, LaunchFlash<128>}, {256, LaunchFlash<256>}};
+template <int Dim>
+constexpr Instance kInstance = {Dim, LaunchFlash<Dim>, HasFlashCode<Dim>};
+constexpr Instance kInstances[] = {kInstance<32>, kInstance<64>,  kInstance<80>,
+                                   kInstance<96>, kInstance<128>, kInstance<256>};
 constexpr int64_t kMaxDim = 256;
 
 const Instance& InstanceFor(int64_t head_dim) {
@@ -81,11 +83,9 @@ class CudaFlashAttention final : public AttentionBackend {
     const c10::cuda::CUDAGuard guard(q.device());
     const at::Tensor queries = Readable(q);
     FlashArgs args = ArgsOf(layer, queries);
-    const bool decode_only = plan_.prefill().num_items + plan_.ragged().num_items == 0;
-    if (layer.quantize && decode_only && plan_.decode_splits() > 1) return RunQuantized(layer, queries, *kv, args);
     const at::Tensor out = at::empty({q.size(0), q.size(1) * q.size(2)}, q.options());
     args.out = out.mutable_data_ptr();
-    if (plan_.num_decode() > 0) RunDecode(layer, queries, *kv, args, /*scale=*/nullptr);
+    if (plan_.num_decode() > 0) RunDecode(layer, queries, *kv, args);
     if (plan_.prefill().num_items > 0) {
       RunTiles(plan_.prefill(), layer, queries, kv->keys(layer.index), kv->values(layer.index), kv, args);
     }
@@ -139,44 +139,22 @@ class CudaFlashAttention final : public AttentionBackend {
     Launch(tiles.kind, layer, q, keys, values, kv, args);
   }
 
-  // scale: null, or where the merged rows are quantised.
-  void RunDecode(const AttentionLayer& layer, const at::Tensor& q, const KvCache& kv, FlashArgs args,
-                 float* scale) const {
-    const int64_t splits = plan_.decode_splits(), rows = plan_.num_decode() * splits * layer.num_heads;
-    const at::TensorOptions floats = q.options().dtype(at::kFloat);
-    at::Tensor partial, sums;
-    if (splits > 1) {
-      partial = at::empty({rows, layer.head_dim}, floats);
-      sums = at::empty({rows, 2}, floats);
-      args.partial = partial.mutable_data_ptr<float>();
-      args.partial_sum = sums.mutable_data_ptr<float>();
+  void RunDecode(const AttentionLayer& layer, const at::Tensor& q, const KvCache& kv, FlashArgs args) const {
+    const FlashSplits& splits = plan_.splits();
+    const int64_t tile = FlashRows(FlashKind::kDecode, layer.head_dim);
+    const int64_t items = plan_.num_decode() * ((group_ + tile - 1) / tile);
+    at::Tensor parts;
+    if (splits.blocks > splits.cluster) {
+      const int64_t num_parts = items * layer.num_kv_heads * splits.blocks / splits.cluster;
+      parts = at::empty({num_parts, std::min(group_, tile), layer.head_dim + 4}, q.options().dtype(at::kFloat));
+      args.parts = parts.mutable_data_ptr<float>();
+      args.tickets = plan_.tickets();
     }
-    const int64_t tiles = (group_ + 15) / 16;
-    args.splits = static_cast<int32_t>(splits);
+    args.splits = static_cast<int32_t>(splits.blocks);
+    args.cluster = static_cast<int32_t>(splits.cluster);
     args.fresh_keys = static_cast<int32_t>(plan_.fresh_keys());
-    args.num_items = static_cast<int32_t>(plan_.num_decode() * tiles);
+    args.num_items = static_cast<int32_t>(items);
     Launch(FlashKind::kDecode, layer, q, kv.keys(layer.index), kv.values(layer.index), &kv, args);
-    if (splits == 1) return;
-    const FlashMergeArgs merge{.partial = args.partial,
-                               .partial_sum = args.partial_sum,
-                               .sequences = args.sequences,
-                               .sinks = args.sinks,
-                               .out = args.out,
-                               .scale = scale,
-                               .splits = args.splits,
-                               .heads = args.heads,
-                               .head_dim = args.head_dim,
-                               .window = args.window,
-                               .result_factor = static_cast<float>(FactorsOf(layer, &kv).results)};
-    LaunchFlashMerge(q.scalar_type() == at::kBFloat16, merge, plan_.num_decode());
-  }
-
-  LinearInput RunQuantized(const AttentionLayer& layer, const at::Tensor& q, const KvCache& kv, FlashArgs args) const {
-    const at::Tensor out = at::empty({q.size(0), q.size(1) * q.size(2)}, q.options().dtype(at::kFloat8_e4m3fn));
-    const at::Tensor scale = at::empty({q.size(0), 1}, q.options().dtype(at::kFloat));
-    args.out = out.mutable_data_ptr();
-    RunDecode(layer, q, kv, args, scale.mutable_data_ptr<float>());
-    return {out, scale, q.scalar_type()};
   }
 
   const std::string name_ = "flash_attention_2:cuda";
@@ -196,7 +174,7 @@ std::string WhyNot(const AttentionNeeds& needs) {
   if (properties.major < 8) {
     return fmt::format("needs compute capability 8.0, this device has {}.{}", properties.major, properties.minor);
   }
-  if (HasFlashCode()) return "";
+  if (InstanceFor(needs.head_dim).has_code()) return "";
   return fmt::format("has no code for compute capability {}.{} in this build", properties.major, properties.minor);
 }
 
@@ -208,11 +186,13 @@ AttentionOr MakeCudaFlashAttention(const AttentionNeeds& needs) {
   }
   const c10::cuda::CUDAGuard guard(needs.device);
   const int64_t kv_heads = needs.num_kv_heads;
+  const cudaDeviceProp& properties = *at::cuda::getCurrentDeviceProperties();
   const FlashDevice shape{.kv_heads = kv_heads,
                           .group = needs.num_heads / kv_heads,
                           .instance_dim = InstanceFor(needs.head_dim).dim,
                           .causal = needs.causal,
-                          .multiprocessors = at::cuda::getCurrentDeviceProperties()->multiProcessorCount};
+                          .multiprocessors = properties.multiProcessorCount,
+                          .clusters = properties.major >= 9};
   return std::make_unique<CudaFlashAttention>(shape, needs.device);
 }
 

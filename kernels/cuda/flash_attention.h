@@ -42,15 +42,19 @@ struct FlashSource {
 struct FlashArgs {
   const void* q = nullptr;  // [tokens, heads, head_dim], dense but for the first dimension
   int64_t q_stride = 0;
-  void* out = nullptr;           // [tokens, heads * head_dim], of q's type
-  float* partial = nullptr;      // [sequences, splits, heads, head_dim] float32: where splits > 1, instead of out
-  float* partial_sum = nullptr;  // [sequences, splits, heads, 2]: largest score in units of log 2, sum of weights
+  void* out = nullptr;  // [tokens, heads * head_dim], of q's type
+  // Where splits > cluster: sums over the keys of each cluster, [items, kv_heads, splits / cluster, rows of a tile,
+  // head_dim + 4] float32: of weighted values, then the largest score in units of log 2 and the sum of weights.
+  float* parts = nullptr;
+  int32_t* tickets = nullptr;  // [items, kv_heads], zeros before and after: how many clusters have written theirs
   FlashSource source;
   const FlashSequence* sequences = nullptr;
   const FlashItem* items = nullptr;  // null for kDecode: tile by tile of one sequence after the other
   const int32_t* pages = nullptr;
   const float* sinks = nullptr;  // [heads], or null
-  int32_t num_items = 0, splits = 1;
+  int32_t num_items = 0;
+  int32_t splits = 1;   // kDecode: so many blocks share the keys of an item and key head
+  int32_t cluster = 1;  // of which so many, a divisor, run as a cluster
   int32_t heads = 0, kv_heads = 0, group = 0, head_dim = 0;
   int32_t page_blocks = 1;  // page size / 16
   int32_t fresh_keys = 1;   // kDecode: so many keys at the end of a sequence may be this step's own
@@ -68,23 +72,11 @@ struct FlashArgs {
 template <int Dim>
 void LaunchFlash(FlashKind kind, bool bfloat16, bool convert, const FlashArgs& args);
 
-inline constexpr int kMaxFlashSplits = 64;
+inline constexpr int kMaxFlashSplits = 64, kMaxFlashCluster = 4;
 
-// Whether this build has code for the current device.
+// Whether this build has code of that kernel for the current device.
+template <int Dim>
 bool HasFlashCode();
-
-// Merges the splits of the first `sequences` sequences into rows of `out`, or, where `scale` [tokens] is given, of
-// quantised rows float8_e4m3fn in `out`, as eager::QuantizeRows makes them of results rounded to q's type.
-struct FlashMergeArgs {
-  const float *partial = nullptr, *partial_sum = nullptr;
-  const FlashSequence* sequences = nullptr;
-  const float* sinks = nullptr;
-  void* out = nullptr;
-  float* scale = nullptr;
-  int32_t splits = 1, heads = 0, head_dim = 0, window = 0;
-  float result_factor = 1.0f;
-};
-void LaunchFlashMerge(bool bfloat16, const FlashMergeArgs& args, int64_t sequences);
 
 }  // namespace automodeld
 

@@ -3,5 +3,6 @@
 namespace automodeld {
 
 template void LaunchFlash<32>(FlashKind kind, bool bfloat16, bool convert, const FlashArgs& args);
+template bool HasFlashCode<32>();
 
 }  // namespace automodeld

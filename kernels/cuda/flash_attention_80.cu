@@ -3,5 +3,6 @@
 namespace automodeld {
 
 template void LaunchFlash<80>(FlashKind kind, bool bfloat16, bool convert, const FlashArgs& args);
+template bool HasFlashCode<80>();
 
 }  // namespace automodeld

@@ -99,13 +99,22 @@ FlashTiles FlashPlan::RecordedTiles(const AttentionStep& step) const {
   return tiles;
 }
 
-int64_t FlashPlan::Splits(int64_t num_decode, int64_t longest) const {
-  if (num_decode == 0) return 1;
+// Once memory is reserved they depend on nothing but how many sequences there are, as a recorded launch must. Larger
+// clusters add up sooner, but those of four leave places on the device empty.
+FlashSplits FlashPlan::Splits(int64_t num_decode, int64_t longest) const {
+  if (num_decode == 0) return {};
   const int64_t tiles = DivideUp(shape_.group, FlashRows(FlashKind::kDecode, shape_.instance_dim));
-  const int64_t blocks = num_decode * shape_.kv_heads * tiles;
+  const int64_t units = num_decode * shape_.kv_heads * tiles, places = shape_.multiprocessors * kBlocksPerSm;
   const int64_t context = reserved_ ? max_context_ : longest;
-  return std::clamp<int64_t>(std::min(shape_.multiprocessors * kBlocksPerSm / blocks, DivideUp(context, kSplitKeys)), 1,
-                             kMaxFlashSplits);
+  const auto blocks = [&](int64_t cluster) {
+    const int64_t taken = cluster == kMaxFlashCluster ? places * 7 / 8 : places;
+    const int64_t most = std::min({taken / units, DivideUp(context, kSplitKeys), int64_t{kMaxFlashSplits}});
+    return most / cluster * cluster;
+  };
+  const int64_t alone = std::max<int64_t>(blocks(1), 1), pairs = blocks(2), fours = blocks(kMaxFlashCluster);
+  if (!shape_.clusters || pairs == 0) return {.blocks = alone, .cluster = 1};
+  if (fours * 5 < alone * 4) return {.blocks = pairs, .cluster = 2};
+  return {.blocks = fours, .cluster = kMaxFlashCluster};
 }
 
 bool FlashPlan::Spreads(const AttentionStep& step) const {
@@ -135,8 +144,11 @@ void FlashPlan::SendTiles(const AttentionStep& step) {
     ints += PagesOf(s, step.page_size);
     longest = std::max(longest, s.context);
   }
-  decode_splits_ = Splits(num_decode_, longest);
+  splits_ = Splits(num_decode_, longest);
   if (ints == 0) return;
+  if (!tickets_.defined()) {
+    tickets_ = at::zeros({shape_.multiprocessors * kBlocksPerSm}, at::TensorOptions(at::kInt).device(device_));
+  }
   if (!memory_.defined() || memory_.size(0) < ints) {
     TORCH_CHECK(!reserved_, "attention: a step of ", ints, " words is larger than the ", memory_.size(0), " reserved");
     memory_ = at::empty({ints + ints / 2}, at::TensorOptions(at::kInt).device(device_));

@@ -13,6 +13,12 @@ struct FlashDevice {
   int64_t instance_dim = 128;  // the head size that the kernels are compiled for
   bool causal = true;
   int64_t multiprocessors = 1;
+  bool clusters = false;  // whether blocks can run in clusters
+};
+
+// How many blocks share the keys of a decode tile and a key head, in clusters of how many.
+struct FlashSplits {
+  int64_t blocks = 1, cluster = 1;
 };
 
 // One launch of tiles that are listed.
@@ -35,7 +41,7 @@ class FlashPlan {
   void Send(const AttentionStep& step);
 
   int64_t num_decode() const { return num_decode_; }
-  int64_t decode_splits() const { return decode_splits_; }
+  const FlashSplits& splits() const { return splits_; }
   int64_t page_size() const { return page_size_; }
   const FlashTiles& prefill() const { return prefill_; }
   const FlashTiles& ragged() const { return ragged_; }
@@ -45,21 +51,25 @@ class FlashPlan {
   const FlashSequence* sequences() const;
   const FlashItem* items(const FlashTiles& tiles) const;
   const int32_t* pages() const;
+  // A zero for each decode tile and key head of a launch that is split; kernels leave zeros there.
+  int32_t* tickets() const { return tickets_.mutable_data_ptr<int32_t>(); }
 
  private:
   bool Spreads(const AttentionStep& step) const;
   void SendTiles(const AttentionStep& step);
   FlashTiles Tiles(std::span<const SequenceRows> sequences, int64_t first_item) const;
   FlashTiles RecordedTiles(const AttentionStep& step) const;
-  int64_t Splits(int64_t num_decode, int64_t longest) const;
+  FlashSplits Splits(int64_t num_decode, int64_t longest) const;
   void Write(const AttentionStep& step, int32_t* to) const;
 
   FlashDevice shape_;
   at::Device device_;
-  at::Tensor memory_;  // [ints] int32: sequences, items, pages
+  at::Tensor memory_;   // [ints] int32: sequences, items, pages
+  at::Tensor tickets_;  // [as many as run at a time] int32
   bool reserved_ = false;
   int64_t max_context_ = 0;  // of a sequence, once reserved
-  int64_t num_sequences_ = 0, num_items_ = 0, num_decode_ = 0, decode_splits_ = 1, page_size_ = 16, fresh_keys_ = 1;
+  int64_t num_sequences_ = 0, num_items_ = 0, num_decode_ = 0, page_size_ = 16, fresh_keys_ = 1;
+  FlashSplits splits_;
   FlashTiles prefill_, ragged_;
 };
 

@@ -17,7 +17,7 @@ class FlashRowsOfWarp {
  public:
   static constexpr int kSlots = 2 * M;
 
-  // rows: the queries in shared memory, [kRows][kStride]
+  // rows: where the queries will be in shared memory, [kRows][kStride]
   __device__ FlashRowsOfWarp(const FlashArgs& args, const FlashBlock& block, const T* rows, int row)
       : a_(args), lane_(static_cast<int>(threadIdx.x) % 32), rows_(rows + row * Tile::kStride) {
 #pragma unroll
@@ -30,6 +30,10 @@ class FlashRowsOfWarp {
     every_end_ = args.causal ? before + (block.first + row) / args.group + 1 : block.s.context;
     every_begin_ = args.window > 0 ? before + last / args.group - args.window + 1 : 0;
     context_ = block.s.context;
+  }
+
+  // Before the first Add, once the queries are there.
+  __device__ void TakeQueries() {
     if constexpr (Tile::kRowsInRegisters) {
 #pragma unroll
       for (int k = 0; k < Tile::kDim / 16; ++k) LoadRows(k, queries_[k]);

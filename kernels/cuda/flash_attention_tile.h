@@ -35,33 +35,39 @@ struct FlashTile {
   static constexpr int kStageBytes = 2 * (Convert ? kKeys * Dim : kTileBytes);  // keys, then values
   static constexpr int kTeamBytes = kStages * kStageBytes + (Convert ? 2 * kTileBytes : 0);
   static constexpr int kRowBytes = kRows * kStride * 2;
-  static constexpr int kMergeBytes = kOwnKeys ? kWarps * 16 * (Dim + 2) * 4 : 0;
-  static constexpr int kAllTeamBytes = kTeams * kTeamBytes > kMergeBytes ? kTeams* kTeamBytes : kMergeBytes;
-  static constexpr int kSharedBytes = kRowBytes + kAllTeamBytes;
+  static constexpr int kSumsWidth = Dim + 4;  // floats: columns, then the largest score and the sum of weights
+  static constexpr int kSharedBytes = kRowBytes + kTeams * kTeamBytes;
+  static_assert(!kOwnKeys || 2 * 16 * kSumsWidth * 4 <= kTeamBytes);  // a warp's sums and the block's replace stages
 };
 
-// What a block computes: packed rows [first, first + rows) of `s`, which see keys in [begin, end).
+// What a block computes: packed rows [first, first + rows) of `s` over keys in [begin, end), which may be none. The
+// blocks of a unit have the same rows and key head. Its clusters, of which the first `parts` have keys, are its parts.
 struct FlashBlock {
   FlashSequence s;
-  int kv_head, split;
+  int kv_head, unit;
+  int part, parts;
+  int rank, blocks;  // in the cluster; its first `blocks` have keys
   int first, rows;
   int begin, end;
 };
 
+// A packed row's place among the step's rows, and its head. A decode sequence has but one token.
+struct FlashPlace {
+  int64_t token;
+  int head;
+};
+template <typename Tile>
+__device__ FlashPlace PlaceOf(const FlashArgs& a, const FlashBlock& b, int row) {
+  const int packed = b.first + row, token = Tile::kOwnKeys ? 0 : packed / a.group;
+  return {int64_t{b.s.first_row} + token, b.kv_head * a.group + packed - token * a.group};
+}
+
 __device__ inline int DivideUp(int a, int b) { return (a + b - 1) / b; }
 
-// The keys of split `split`: equal pieces of [begin, end) in multiples of `unit`; empty for splits that are not needed.
-struct FlashSpan {
-  int begin, end;
-};
-__device__ inline int SplitLength(int begin, int end, int splits, int unit) {
-  return DivideUp(DivideUp(end - begin, splits), unit) * unit;
-}
 // The first key that a row at `position` sees, down to a border of 16.
 __device__ inline int FirstKey(int position, int window) {
   return window > 0 && position >= window ? (position - window + 1) / 16 * 16 : 0;
 }
-inline constexpr int kFlashSplitUnit = 64;
 
 // The keys and values of one team: tile t has keys begin + (team + t * kTeams) * kKeys and so on.
 template <typename Tile>

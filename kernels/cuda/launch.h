@@ -1,8 +1,9 @@
 // What CUDA launchers share: loads of 16 bytes, and launches that overlap with the kernel before.
 //
 // Programmatic dependent launch: Launch starts a kernel while the one before it in the stream still runs. Until it has
-// called AwaitPrevious it may only touch what no kernel of the step writes (weights, tables), or prefetch it; every
-// thread calls AwaitPrevious before it ends. AllowNext lets the next kernel start; it is a hint.
+// called AwaitPrevious it may only touch what no kernel of the step writes (weights, tables), or prefetch it. A kernel
+// that ends tells the next that those before have ended, so every thread calls AwaitPrevious, or at least one that is
+// sure to be there. AllowNext lets the next kernel start; it is a hint.
 //
 //   __global__ void add_kernel(...) { AllowNext(); AwaitPrevious(); ... }
 //   Launch(add_kernel<T>, blocks, kThreads, 0, args);

@@ -66,6 +66,23 @@ TEST(FlashAttention, TakesEveryHeadSizeAndGroup) {
   }
 }
 
+// Long contexts of few sequences: several clusters of blocks share a sequence's keys, and the last one adds up.
+TEST(FlashAttention, SplitsTheKeysOfAnyShape) {
+  for (const int64_t group : {1, 3, 17}) {
+    for (const int64_t head_dim : {40, 128, 256}) {
+      TestShape shape{
+          .device = Best(), .dtype = at::kBFloat16, .heads = 2 * group, .kv_heads = 2, .head_dim = head_dim};
+      Check(shape, {{1, 4000}}, {});
+      shape.window = 1500;
+      shape.sinks = true;
+      Check(shape, {{1, 4000}, {1, 9}, {1, 2100}}, {});
+      shape.kv_dtype = at::kFloat8_e4m3fn;
+      shape.v_scale = 0.4;
+      Check(shape, {{1, 700}, {1, 1}, {1, 4000}, {1, 300}, {1, 64}}, {{40, 40}});
+    }
+  }
+}
+
 // 2048 rows fill tiles of every kind; keys lie far apart.
 TEST(FlashAttention, LongPromptsChunksAndWindows) {
   for (const int64_t window : {0, 200}) {
@@ -106,7 +123,6 @@ TEST(FlashAttention, CapsAndSinksAreAsEagerDefinesThem) {
   }
 }
 
-// To the bit: what the merge quantises is what it would have written.
 TEST(FlashAttention, QuantisesItsRowsAsQuantizeRowsDoes) {
   for (const at::ScalarType dtype : Types()) {
     for (const int64_t sequences : {1, 3, 40}) {
@@ -151,6 +167,44 @@ TEST(FlashAttention, ARecordedStepServesOtherLengths) {
       graph->Launch();
       const at::Tensor got = out.values.to(at::kCPU).to(at::kFloat);
       EXPECT_LE((got - step.Run(*eager)).abs().max().item<double>(), Tolerance(at::kBFloat16)) << seed;
+    }
+  }
+}
+
+// Three layers share the counters by which the last block is found, and each leaves them as it found them, however
+// many parts the keys had before: or else rows would be missing, or made of what an earlier replay wrote.
+TEST(FlashAttention, ReplaysGiveTheSameBitsWhateverRanBefore) {
+  if (Best().is_cpu()) GTEST_SKIP() << "no GPU";
+  const c10::impl::VirtualGuardImpl device(Best().type());
+  const std::vector<int64_t> longest = {5000, 1500, 5000, 300, 4000, 900, 64, 2500, 130};
+  for (const size_t sequences : {1, 2, 3, 5, 9}) {
+    const TestShape shape{.device = Best(), .dtype = at::kBFloat16, .heads = 32, .kv_heads = 8, .head_dim = 128};
+    std::vector<TestSequence> all;
+    for (size_t i = 0; i < sequences; ++i) all.push_back({1, longest[i]});
+    TestStep step(shape, all, {});
+    const auto backend = std::move(*MakeAttention("flash_attention_2", step.needs(), {}));
+    const auto eager = std::move(*MakeAttention("eager", step.needs(), {}));
+    device.synchronizeDevice(Best().index());
+    const c10::StreamGuard on_stream(device.getStreamFromGlobalPool(Best(), false));
+    backend->Reserve({.max_sequences = static_cast<int64_t>(sequences), .max_pages = 320, .max_tokens = 64});
+    step.Plan(*backend);
+    step.Launch(*backend);  // loads the kernels
+    const auto graphs = MakeDeviceGraphs(Best());
+    std::vector<at::Tensor> layers(3);
+    const auto graph = graphs->Record([&] {
+      for (at::Tensor& layer : layers) layer = step.Launch(*backend).values;
+    });
+    for (const double share : {1.0, 0.01, 0.3, 0.0, 0.05, 1.0, 0.2}) {
+      std::vector<int64_t> contexts;
+      for (const TestSequence& s : all) contexts.push_back(1 + static_cast<int64_t>(share * double(s.context - 1)));
+      step.SetContexts(contexts);
+      step.Plan(*backend);
+      for (int replay = 0; replay < 20; ++replay) graph->Launch();
+      const at::Tensor got = layers[0].clone(), launched = step.Launch(*backend).values;
+      for (const at::Tensor& layer : layers) EXPECT_TRUE(at::equal(layer, got)) << sequences << ' ' << share;
+      EXPECT_TRUE(at::equal(launched, got)) << sequences << ' ' << share;
+      const at::Tensor difference = got.to(at::kCPU).to(at::kFloat) - step.Run(*eager);
+      EXPECT_LE(difference.abs().max().item<double>(), Tolerance(at::kBFloat16)) << sequences << ' ' << share;
     }
   }
 }
