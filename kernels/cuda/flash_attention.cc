@@ -17,7 +17,7 @@ namespace {
 
 struct Instance {
   int64_t dim;
-  void (*launch)(FlashKind kind, bool bfloat16, bool convert, const FlashArgs& args);
+  void (*launch)(FlashKind kind, bool bfloat16, FlashHeld held, const FlashArgs& args);
   bool (*has_code)();
 };
 template <int Dim>
@@ -55,6 +55,12 @@ bool OnBordersOf16(const at::Tensor& x) {  // [..., heads, head_dim]: every head
 // Whether kernels can read rows [tokens, heads, head_dim] where they are.
 bool IsReadable(const at::Tensor& x) { return x.stride(2) == 1 && x.stride(1) == x.size(2) && OnBordersOf16(x); }
 at::Tensor Readable(const at::Tensor& x) { return IsReadable(x) ? x : x.clone(at::MemoryFormat::Contiguous); }
+
+FlashHeld HeldAs(const at::Tensor& keys, const at::Tensor& values, const at::Tensor& q) {
+  if (!OnBordersOf16(keys) || !OnBordersOf16(values)) return FlashHeld::kOther;
+  if (keys.scalar_type() == q.scalar_type()) return FlashHeld::kSame;
+  return keys.scalar_type() == at::kFloat8_e4m3fn ? FlashHeld::kBytes : FlashHeld::kOther;
+}
 
 // Of a cache [pages, page_size, heads, head_dim] or of rows [tokens, heads, head_dim].
 FlashSource SourceOf(const at::Tensor& keys, const at::Tensor& values) {
@@ -126,10 +132,7 @@ class CudaFlashAttention final : public AttentionBackend {
     args.cap_factor = cap > 0.0 ? static_cast<float>(factors.scores / cap) : 0.0f;
     args.result_factor = static_cast<float>(factors.results);
     args.element = ElementOf(keys);
-    const bool same = keys.scalar_type() == q.scalar_type(), borders = OnBordersOf16(keys) && OnBordersOf16(values);
-    args.copies_16 = borders && (same || args.element == FlashElement::kE4m3);
-    const bool bfloat16 = q.scalar_type() == at::kBFloat16;
-    InstanceFor(layer.head_dim).launch(kind, bfloat16, /*convert=*/!same || !borders, args);
+    InstanceFor(layer.head_dim).launch(kind, q.scalar_type() == at::kBFloat16, HeldAs(keys, values, q), args);
   }
 
   void RunTiles(const FlashTiles& tiles, const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& keys,

@@ -33,6 +33,11 @@ constexpr int64_t FlashRows(FlashKind kind, int64_t instance_dim) {
 // How an element of keys and values is held.
 enum class FlashElement : int32_t { kFloat, kHalf, kBFloat16, kE4m3 };
 
+// How keys and values come into products. kSame: they are of q's type. kBytes: e4m3, made float16 in registers, and so
+// are the queries. kOther: of any type, anywhere; read one by one and made q's type, which is slow. The others lie on
+// borders of 16 bytes.
+enum class FlashHeld { kSame, kBytes, kOther };
+
 // Keys and values; strides in elements, a head's elements are dense and heads follow one another.
 struct FlashSource {
   const void *keys = nullptr, *values = nullptr;
@@ -49,7 +54,7 @@ struct FlashArgs {
   int32_t* tickets = nullptr;  // [items, kv_heads], zeros before and after: how many clusters have written theirs
   FlashSource source;
   const FlashSequence* sequences = nullptr;
-  const FlashItem* items = nullptr;  // null for kDecode: tile by tile of one sequence after the other
+  const FlashItem* items = nullptr;  // null for decode: tile by tile of one sequence after the other
   const int32_t* pages = nullptr;
   const float* sinks = nullptr;  // [heads], or null
   int32_t num_items = 0;
@@ -57,20 +62,19 @@ struct FlashArgs {
   int32_t cluster = 1;  // of which so many, a divisor, run as a cluster
   int32_t heads = 0, kv_heads = 0, group = 0, head_dim = 0;
   int32_t page_blocks = 1;  // page size / 16
-  int32_t fresh_keys = 1;   // kDecode: so many keys at the end of a sequence may be this step's own
+  int32_t fresh_keys = 1;   // decode: so many keys at the end of a sequence may be this step's own
   int32_t window = 0;       // 0: none
   bool causal = true;
   FlashElement element = FlashElement::kBFloat16;  // of keys and values
-  bool copies_16 = true;                           // rows of keys and values lie on borders of 16 bytes
   float score_factor = 1.0f;                       // scores in units of log 2 per product; with a cap: of its tanh
   float cap_factor = 0.0f;                         // what goes into the tanh per product; 0: no cap
   float result_factor = 1.0f;
 };
 
 // `args` on the current stream, by the kernel for heads of up to Dim, padded with zeros: Dim is one of 32, 64, 80, 96,
-// 128, 256. `convert`: keys and values are of another type than q or do not lie on borders of 16 bytes.
+// 128, 256.
 template <int Dim>
-void LaunchFlash(FlashKind kind, bool bfloat16, bool convert, const FlashArgs& args);
+void LaunchFlash(FlashKind kind, bool bfloat16, FlashHeld held, const FlashArgs& args);
 
 inline constexpr int kMaxFlashSplits = 64, kMaxFlashCluster = 4;
 

@@ -69,12 +69,12 @@ class FlashQueries {
     for (int i = 0; i < kRounds; ++i) pieces_[i] = from_[i] != nullptr ? *from_[i] : uint4{};
   }
 
-  __device__ void Store(T* to) const {
+  __device__ void Store(typename Tile::Product* to) const {
 #pragma unroll
     for (int i = 0; i < kRounds; ++i) {
       const int piece = i * Tile::kThreads + static_cast<int>(threadIdx.x);
       if (kTotal % Tile::kThreads != 0 && piece >= kTotal) break;
-      *reinterpret_cast<uint4*>(to + piece / kPieces * Tile::kStride + piece % kPieces * 8) = pieces_[i];
+      Tile::Fragments::StoreQueries(T{}, to + piece / kPieces * Tile::kStride, piece % kPieces * 8, pieces_[i]);
     }
   }
 
@@ -95,7 +95,7 @@ __device__ void StoreRows(const FlashArgs& a, const FlashBlock& b, const FlashRo
     T* to = static_cast<T*>(a.out) + (place.token * a.heads + place.head) * a.head_dim;
 #pragma unroll
     for (int n = 0; n < Tile::kDim / 8; ++n) {
-      const int column = n * 8 + static_cast<int>(threadIdx.x) % 4 * 2;
+      const int column = rows.Column(n);
       const float2 x = rows.Columns(i, n);
       if (column < a.head_dim) *reinterpret_cast<uint32_t*>(to + column) = PackPair(T{}, x.x * factor, x.y * factor);
     }
@@ -105,15 +105,15 @@ __device__ void StoreRows(const FlashArgs& a, const FlashBlock& b, const FlashRo
 template <typename Tile>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm)
     flash_attention_kernel(const __grid_constant__ FlashArgs a) {
-  using T = typename Tile::T;
   extern __shared__ __align__(16) char shared[];
   AllowNext();
   const FlashBlock b = ThisBlock<Tile>(a);
   if (Tile::kOwnKeys && b.rank >= b.blocks) return;  // a unit's first block awaits the kernel before for all
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
-  FlashKeys<Tile> keys(a, b, shared + Tile::kRowBytes, thread / Tile::kTeam, thread % Tile::kTeam);
+  FlashKeys<Tile> keys(a, b, shared + Tile::kTeamsAt, thread / Tile::kTeam, thread % Tile::kTeam);
   const int first_row = Tile::kOwnKeys ? 0 : warp * 16 * Tile::kRowTiles;
-  FlashRowsOfWarp<Tile> rows(a, b, reinterpret_cast<const T*>(shared), first_row);
+  auto* const stored = reinterpret_cast<typename Tile::Product*>(shared + Tile::kRowsAt);
+  FlashRowsOfWarp<Tile> rows(a, b, stored, first_row);
   FlashQueries<Tile> queries(a, b);
   // Keys that earlier steps wrote need not wait for the kernel before.
   const int end_of_old = Tile::kOwnKeys ? b.s.context - a.fresh_keys : 0;
@@ -124,9 +124,10 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm)
   AwaitPrevious();
   queries.Fetch();
   for (; started < Tile::kStages - 1; ++started) keys.Start(started);
-  queries.Store(reinterpret_cast<T*>(shared));
+  queries.Store(stored);
   __syncthreads();
   rows.TakeQueries();
+  if constexpr (Tile::kRowsInStage) __syncthreads();  // all have theirs: the stage may be filled
   const auto meet = [] {
     if constexpr (Tile::kOwnKeys)
       __syncwarp();
@@ -137,15 +138,15 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm)
     AwaitCopies<Tile::kStages - 2>();
     meet();
     keys.Start(t + Tile::kStages - 1);
-    if constexpr (Tile::kConvert) {
-      keys.ConvertTile(t);
+    if constexpr (Tile::kHeld == FlashHeld::kOther) {
+      keys.Gather(t);
       meet();
     }
     rows.Add(keys.Keys(t), keys.Values(t), keys.FirstKeyOf(t));
   }
   rows.Finish();
   if constexpr (Tile::kOwnKeys) {
-    StoreMerged<Tile>(a, b, rows, shared + Tile::kRowBytes);
+    StoreMerged<Tile>(a, b, rows, shared + Tile::kTeamsAt);
   } else {
     StoreRows<Tile>(a, b, rows, first_row);
   }
@@ -162,31 +163,41 @@ void LaunchTile(const FlashArgs& args) {
     Launch(kernel, blocks, Tile::kThreads, Tile::kSharedBytes, args);
 }
 
-template <typename T, bool Convert, int Dim>
+template <typename T, FlashHeld Held, int Dim>
 void LaunchKind(FlashKind kind, const FlashArgs& args) {
   switch (kind) {
     case FlashKind::kDecode:
-      return LaunchTile<FlashTile<T, Convert, Dim, FlashKind::kDecode>>(args);
+      return LaunchTile<FlashTile<T, Held, Dim, FlashKind::kDecode>>(args);
     case FlashKind::kSmall:
-      return LaunchTile<FlashTile<T, Convert, Dim, FlashKind::kSmall>>(args);
+      return LaunchTile<FlashTile<T, Held, Dim, FlashKind::kSmall>>(args);
     case FlashKind::kLarge:
-      return LaunchTile<FlashTile<T, Convert, Dim, FlashKind::kLarge>>(args);
+      return LaunchTile<FlashTile<T, Held, Dim, FlashKind::kLarge>>(args);
+  }
+}
+
+template <typename T, int Dim>
+void LaunchHeld(FlashKind kind, FlashHeld held, const FlashArgs& args) {
+  switch (held) {
+    case FlashHeld::kSame:
+      return LaunchKind<T, FlashHeld::kSame, Dim>(kind, args);
+    case FlashHeld::kBytes:
+      return LaunchKind<T, FlashHeld::kBytes, Dim>(kind, args);
+    case FlashHeld::kOther:
+      return LaunchKind<T, FlashHeld::kOther, Dim>(kind, args);
   }
 }
 
 template <int Dim>
-void LaunchFlash(FlashKind kind, bool bfloat16, bool convert, const FlashArgs& args) {
-  if (bfloat16)
-    convert ? LaunchKind<__nv_bfloat16, true, Dim>(kind, args) : LaunchKind<__nv_bfloat16, false, Dim>(kind, args);
-  else
-    convert ? LaunchKind<__half, true, Dim>(kind, args) : LaunchKind<__half, false, Dim>(kind, args);
+void LaunchFlash(FlashKind kind, bool bfloat16, FlashHeld held, const FlashArgs& args) {
+  bfloat16 ? LaunchHeld<__nv_bfloat16, Dim>(kind, held, args) : LaunchHeld<__half, Dim>(kind, held, args);
 }
 
 template <int Dim>
 bool HasFlashCode() {
   cudaFuncAttributes attributes;
   const bool found =
-      cudaFuncGetAttributes(&attributes, flash_attention_kernel<FlashTile<__half, false, Dim, FlashKind::kDecode>>) ==
+      cudaFuncGetAttributes(&attributes,
+                            flash_attention_kernel<FlashTile<__half, FlashHeld::kSame, Dim, FlashKind::kDecode>>) ==
       cudaSuccess;
   if (!found) cudaGetLastError();  // or the next launch reports it
   return found;

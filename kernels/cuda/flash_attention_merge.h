@@ -69,7 +69,7 @@ __device__ void LeaveSums(const FlashBlock& b, const FlashRowsOfWarp<Tile>& rows
     if (rows.Row(i) >= b.rows) continue;
 #pragma unroll
     for (int n = 0; n < Tile::kDim / 8; ++n) {
-      *reinterpret_cast<float2*>(row + n * 8 + quarter * 2) = rows.Columns(i, n);
+      *reinterpret_cast<float2*>(row + rows.Column(n)) = rows.Columns(i, n);
     }
     if (quarter == 0) *reinterpret_cast<float2*>(row + Tile::kDim) = {rows.Largest(i), rows.SumOfWeights(i)};
   }

@@ -64,14 +64,23 @@ __device__ inline uint32_t PackPair(__half, float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
-// Two elements float8_e4m3fn, of which every value is a float16's and a bfloat16's too.
-__device__ inline uint32_t WidenPair(__half, uint16_t pair) {
-  const __half2_raw wide = __nv_cvt_fp8x2_to_halfraw2(pair, __NV_E4M3);
-  return static_cast<uint32_t>(wide.x) | static_cast<uint32_t>(wide.y) << 16;
+// Four elements float8_e4m3fn, of which every value is a float16's too, as two pairs.
+__device__ inline void Widen(uint32_t bytes, uint32_t (&to)[2]) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const __half2 pair(__nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(bytes >> 16 * i), __NV_E4M3));
+    to[i] = *reinterpret_cast<const uint32_t*>(&pair);
+  }
 }
-__device__ inline uint32_t WidenPair(__nv_bfloat16 type, uint16_t pair) {
-  const float2 wide = __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2(pair, __NV_E4M3)));
-  return PackPair(type, wide.x, wide.y);
+
+// Two elements as float16.
+__device__ inline uint32_t HalfPair(__half, uint32_t pair) { return pair; }
+// Beyond +-65504, float16's largest, they become that; NaN stays NaN.
+__device__ inline uint32_t HalfPair(__nv_bfloat16, uint32_t pair) {
+  const float2 wide = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair));
+  const __half2 most = __float2half2_rn(65504.0f);
+  const __half2 half = __hmax2_nan(__hmin2_nan(__float22half2_rn(wide), most), __hneg2(most));
+  return *reinterpret_cast<const uint32_t*>(&half);
 }
 
 __device__ inline float Exp2(float x) {

@@ -11,14 +11,15 @@ namespace automodeld {
 // Rows `row` + 16 m + lane / 4 (+ 8) of the block, m < kRowTiles; per thread slot 2 m (+ 1).
 template <typename Tile>
 class FlashRowsOfWarp {
-  using T = typename Tile::T;
+  using Product = typename Tile::Product;
+  using Fragments = typename Tile::Fragments;
   static constexpr int M = Tile::kRowTiles, kColumns = Tile::kDim / 8, kKeyTiles = Tile::kKeys / 8;
 
  public:
   static constexpr int kSlots = 2 * M;
 
   // rows: where the queries will be in shared memory, [kRows][kStride]
-  __device__ FlashRowsOfWarp(const FlashArgs& args, const FlashBlock& block, const T* rows, int row)
+  __device__ FlashRowsOfWarp(const FlashArgs& args, const FlashBlock& block, const Product* rows, int row)
       : a_(args), lane_(static_cast<int>(threadIdx.x) % 32), rows_(rows + row * Tile::kStride) {
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
@@ -43,7 +44,8 @@ class FlashRowsOfWarp {
   // Of slot i, among the warp's rows.
   __device__ int Row(int i) const { return i / 2 * 16 + lane_ / 4 + i % 2 * 8; }
 
-  __device__ void Add(const T* keys, const T* values, int first_key) {
+  // keys, values: a tile's, as FlashKeys gives them
+  __device__ void Add(const char* keys, const char* values, int first_key) {
     float scores[M][kKeyTiles][4] = {};
     Scores(keys, scores);
     Mask(first_key, scores);
@@ -51,11 +53,19 @@ class FlashRowsOfWarp {
     Sum(values, scores);
   }
 
-  // Largest score, in units of log 2; sum of weights, complete after Finish; a weighted sum's two columns 8 n + lane %
-  // 4 * 2 and + 1.
+  // Largest score, in units of log 2; sum of weights, complete after Finish; a weighted sum's two columns Column(n) and
+  // + 1.
   __device__ float Largest(int i) const { return largest_[i] * a_.score_factor; }
   __device__ float SumOfWeights(int i) const { return sum_[i]; }
-  __device__ float2 Columns(int i, int n) const { return {out_[i / 2][n][i % 2 * 2], out_[i / 2][n][i % 2 * 2 + 1]}; }
+  __device__ float2 Columns(int i, int n) const {
+    const float(&mine)[kColumns][4] = out_[i / 2];
+    const int first = i % 2 * 2;
+    if constexpr (Tile::kBytes)
+      return {mine[n / 2 * 2][first + n % 2], mine[n / 2 * 2 + 1][first + n % 2]};
+    else
+      return {mine[n][first], mine[n][first + 1]};
+  }
+  __device__ int Column(int n) const { return Fragments::Column(n, lane_); }
   __device__ void Finish() {
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) sum_[i] = RowSum(sum_[i]);
@@ -74,8 +84,8 @@ class FlashRowsOfWarp {
     for (int i = 0; i < M * 4; ++i) to[i / 4][i % 4] = from[i / 4][i % 4];
   }
 
-  __device__ void Scores(const T* keys, float (&scores)[M][kKeyTiles][4]) const {
-    const T* mine = keys + (lane_ / 16 * 8 + lane_ % 8) * Tile::kStride + lane_ / 8 % 2 * 8;
+  __device__ void Scores(const char* keys, float (&scores)[M][kKeyTiles][4]) const {
+    constexpr int kLoad = Fragments::kKeys / 8;
 #pragma unroll
     for (int k = 0; k < Tile::kDim / 16; ++k) {
       uint32_t a[M][4];
@@ -84,13 +94,12 @@ class FlashRowsOfWarp {
       else
         LoadRows(k, a);
 #pragma unroll
-      for (int n = 0; n < kKeyTiles; n += 2) {
-        uint32_t b[4];
-        LoadMatrices(b, mine + n * 8 * Tile::kStride + k * 16);
+      for (int n = 0; n < kKeyTiles; n += kLoad) {
+        uint32_t b[kLoad][2];
+        Fragments::LoadKeys(b, keys, n * 8, k, lane_);
 #pragma unroll
-        for (int m = 0; m < M; ++m) {
-          MultiplyAdd(T{}, scores[m][n], a[m], b[0], b[1]);
-          MultiplyAdd(T{}, scores[m][n + 1], a[m], b[2], b[3]);
+        for (int i = 0; i < kLoad * M; ++i) {
+          MultiplyAdd(Product{}, scores[i / kLoad][n + i % kLoad], a[i / kLoad], b[i % kLoad][0], b[i % kLoad][1]);
         }
       }
     }
@@ -159,27 +168,24 @@ class FlashRowsOfWarp {
     }
   }
 
-  __device__ void Sum(const T* values, const float (&weights)[M][kKeyTiles][4]) {
-    const T* mine = values + lane_ % 16 * Tile::kStride + lane_ / 16 * 8;
+  __device__ void Sum(const char* values, const float (&weights)[M][kKeyTiles][4]) {
+    constexpr int kLoad = Fragments::kKeys / 16;  // products over 16 keys, whose values are loaded together
 #pragma unroll
-    for (int k = 0; k < kKeyTiles; k += 2) {
-      uint32_t a[M][4];
+    for (int k = 0; k < kKeyTiles; k += 2 * kLoad) {
+      uint32_t a[kLoad][M][4];
 #pragma unroll
-      for (int m = 0; m < M; ++m) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const float(&pair)[4] = weights[m][k + j / 2];
-          a[m][j] = PackPair(T{}, pair[j % 2 * 2], pair[j % 2 * 2 + 1]);
-        }
+      for (int i = 0; i < kLoad * M * 4; ++i) {
+        const float(&pair)[4] = weights[i / 4 % M][k + i / (4 * M) * 2 + i % 4 / 2];
+        a[i / (4 * M)][i / 4 % M][i % 4] = PackPair(Product{}, pair[i % 2 * 2], pair[i % 2 * 2 + 1]);
       }
 #pragma unroll
       for (int n = 0; n < kColumns; n += 2) {
-        uint32_t b[4];
-        LoadTransposed(b, mine + k * 8 * Tile::kStride + n * 8);
+        uint32_t b[kLoad][2][2];
+        Fragments::LoadValues(b, values, k * 8, n / 2, lane_);
 #pragma unroll
-        for (int m = 0; m < M; ++m) {
-          MultiplyAdd(T{}, out_[m][n], a[m], b[0], b[1]);
-          MultiplyAdd(T{}, out_[m][n + 1], a[m], b[2], b[3]);
+        for (int i = 0; i < kLoad * M; ++i) {
+          MultiplyAdd(Product{}, out_[i % M][n], a[i / M][i % M], b[i / M][0][0], b[i / M][0][1]);
+          MultiplyAdd(Product{}, out_[i % M][n + 1], a[i / M][i % M], b[i / M][1][0], b[i / M][1][1]);
         }
       }
     }
@@ -187,7 +193,7 @@ class FlashRowsOfWarp {
 
   const FlashArgs& a_;
   const int lane_;
-  const T* rows_;
+  const Product* rows_;
   int context_, every_end_, every_begin_;  // keys in [every_begin_, every_end_) are seen by all of the warp's rows
   int position_[kSlots];
   float largest_[kSlots], sum_[kSlots];

@@ -2,17 +2,21 @@
 #ifndef KERNELS_CUDA_FLASH_ATTENTION_TILE_H_
 #define KERNELS_CUDA_FLASH_ATTENTION_TILE_H_
 
+#include <type_traits>
+
 #include "kernels/cuda/flash_attention.h"
-#include "kernels/cuda/flash_attention_mma.h"
+#include "kernels/cuda/flash_attention_fragments.h"
 
 namespace automodeld {
 
-// A team of threads takes keys tile after tile through stages of its own. kDecode: every warp is a team, and all have
+// A team of threads takes keys tile after tile through stages of its own. Decode: every warp is a team, and all have
 // the same rows; else the block is one team, and every warp has rows of its own.
-template <typename Element, bool Convert, int Dim, FlashKind Kind>
+template <typename Element, FlashHeld Held, int Dim, FlashKind Kind>
 struct FlashTile {
-  using T = Element;
-  static constexpr bool kConvert = Convert;  // keys come as another type than T
+  using T = Element;  // of queries and results
+  static constexpr FlashHeld kHeld = Held;
+  static constexpr bool kBytes = Held == FlashHeld::kBytes;
+  using Product = std::conditional_t<kBytes, __half, T>;  // what is multiplied
   static constexpr int kDim = Dim;
   static constexpr bool kOwnKeys = Kind == FlashKind::kDecode;
   static constexpr bool kLarge = Kind == FlashKind::kLarge;
@@ -22,22 +26,31 @@ struct FlashTile {
   static constexpr int kTeams = kThreads / kTeam;
   static constexpr int kRows = static_cast<int>(FlashRows(Kind, Dim));
   static constexpr int kRowTiles = kRows / 16 / (kOwnKeys ? 1 : kWarps);  // of 16 rows, of a warp
-  static constexpr int kKeys = kOwnKeys ? 16 : (kLarge && Dim <= 128 ? 64 : 32);
-  static constexpr int kStages = !kOwnKeys ? 2 : (Convert || Dim < 128 ? 4 : 3);
+  static constexpr int kDecodeKeys = kBytes ? 32 : 16;                    // as many as a load of fragments takes
+  static constexpr int kKeys = kOwnKeys ? kDecodeKeys : (kLarge && Dim <= 128 ? 64 : 32);
+  static constexpr int kStages = !kOwnKeys ? 2 : (Dim < 128 ? 4 : 3);
   static constexpr bool kRowsInRegisters = kRowTiles * Dim <= 128;
-  static constexpr int kSmallPerSm = Dim <= 64 ? 8 : 4;
-  static constexpr int kBlocksPerSm = Kind == FlashKind::kSmall ? kSmallPerSm : (Dim <= 128 ? 2 : 1);
+  static constexpr int kSmallPerSm = Dim <= 64 ? 8 : 4, kFourWarpsPerSm = Dim <= 128 ? 2 : 1;
+  static constexpr int kBlocksPerSm = Kind == FlashKind::kSmall ? kSmallPerSm : kFourWarpsPerSm * 4 / kWarps;
 
-  // Shared memory: queries, then for each team its stages and, with kConvert, its converted keys and values. Rows of T
-  // are 16 bytes longer than they need be, so that eight of them lie in different banks.
-  static constexpr int kStride = Dim + 8;
-  static constexpr int kTileBytes = kKeys * kStride * 2;                        // of T
-  static constexpr int kStageBytes = 2 * (Convert ? kKeys * Dim : kTileBytes);  // keys, then values
-  static constexpr int kTeamBytes = kStages * kStageBytes + (Convert ? 2 * kTileBytes : 0);
+  // Shared memory: queries, then for each team its stages. Rows are an odd number of 16 bytes long, so that eight of
+  // them lie in different banks. Decode's queries in registers make way for a stage that is filled only after that.
+  static constexpr int kStride = Dim + 8;               // of queries, in elements
+  static constexpr int kElementBytes = kBytes ? 1 : 2;  // of keys and values
+  static constexpr int kKeyBytes = (Dim * kElementBytes / 16 | 1) * 16;
+  static constexpr int kTileBytes = kKeys * kKeyBytes;
+  static constexpr int kStageBytes = 2 * kTileBytes;  // keys, then values
+  static constexpr int kTeamBytes = kStages * kStageBytes;
+  static constexpr bool kRowsInStage = kOwnKeys && kRowsInRegisters;
   static constexpr int kRowBytes = kRows * kStride * 2;
+  static constexpr int kRowsAt = kRowsInStage ? kTeamBytes - kStageBytes : 0;
+  static constexpr int kTeamsAt = kRowsInStage ? 0 : kRowBytes;
   static constexpr int kSumsWidth = Dim + 4;  // floats: columns, then the largest score and the sum of weights
-  static constexpr int kSharedBytes = kRowBytes + kTeams * kTeamBytes;
+  static constexpr int kSharedBytes = kTeamsAt + kTeams * kTeamBytes;
+  static_assert(!kRowsInStage || kRowBytes <= kStageBytes);
   static_assert(!kOwnKeys || 2 * 16 * kSumsWidth * 4 <= kTeamBytes);  // a warp's sums and the block's replace stages
+
+  using Fragments = FlashFragments<kBytes, kKeyBytes>;
 };
 
 // What a block computes: packed rows [first, first + rows) of `s` over keys in [begin, end), which may be none. The
@@ -72,8 +85,7 @@ __device__ inline int FirstKey(int position, int window) {
 // The keys and values of one team: tile t has keys begin + (team + t * kTeams) * kKeys and so on.
 template <typename Tile>
 class FlashKeys {
-  using T = typename Tile::T;
-  static constexpr int kBlocks = Tile::kKeys / 16, kHeldBytes = Tile::kConvert ? 1 : 2;
+  static constexpr int kBlocks = Tile::kKeys / 16, kHeldBytes = Tile::kElementBytes;
 
  public:
   __device__ FlashKeys(const FlashArgs& args, const FlashBlock& block, char* shared, int team, int thread)
@@ -88,36 +100,30 @@ class FlashKeys {
 
   // Starts the copy of tile t, and of the next one at the next call; always one group.
   __device__ void Start(int t) {
-    if (t < tiles_ && (!Tile::kConvert || a_.copies_16)) {
+    if (Tile::kHeld != FlashHeld::kOther && t < tiles_) {
       if (t * kBlocks % 32 == 0) {
         places_ = PlaceOfBlock(t * kBlocks + thread_ % 32, next_pages_);
         next_pages_ = PageOf(t * kBlocks + 32 + thread_ % 32);
       }
-      Copy(t, shared_ + t % Tile::kStages * Tile::kStageBytes);
+      Copy(t, StageOf(t));
     }
     CommitCopies();
   }
 
-  // Tile t as T, once the team may read its stage: [kKeys][kStride] each.
-  __device__ const T* Keys(int t) const { return reinterpret_cast<const T*>(Ready(t)); }
-  __device__ const T* Values(int t) const { return reinterpret_cast<const T*>(Ready(t) + Tile::kTileBytes); }
+  // Tile t, once the team may read its stage: [kKeys] of kKeyBytes each.
+  __device__ const char* Keys(int t) const { return StageOf(t); }
+  __device__ const char* Values(int t) const { return StageOf(t) + Tile::kTileBytes; }
 
-  // With kConvert: makes tile t readable; the team must meet before and after.
-  __device__ void ConvertTile(int t) {
-    if (a_.copies_16) {
-      Widen(shared_ + t % Tile::kStages * Tile::kStageBytes, Ready(t));
-    } else {
-      Gather(a_.source.keys, t, Ready(t));
-      Gather(a_.source.values, t, Ready(t) + Tile::kTileBytes);
-    }
+  // kOther, instead of Start: the team must meet before and after.
+  __device__ void Gather(int t) {
+    Gather(a_.source.keys, t, StageOf(t));
+    Gather(a_.source.values, t, StageOf(t) + Tile::kTileBytes);
   }
 
  private:
   static constexpr int Rounds(int total) { return (total + Tile::kTeam - 1) / Tile::kTeam; }
 
-  __device__ char* Ready(int t) const {
-    return shared_ + (Tile::kConvert ? Tile::kStages : t % Tile::kStages) * Tile::kStageBytes;
-  }
+  __device__ char* StageOf(int t) const { return shared_ + t % Tile::kStages * Tile::kStageBytes; }
 
   // The team's blocks of 16 keys are counted through its tiles. Pages and places of 32 blocks are spread over the lanes
   // of a warp, the pages fetched 32 blocks ahead of their use.
@@ -138,7 +144,6 @@ class FlashKeys {
   // Keys past the end become zeros: what lies there may be another's NaN, which no mask would take out of V.
   __device__ void Copy(int t, char* to) const {
     constexpr int kPerCopy = 16 / kHeldBytes, kCopies = Tile::kDim / kPerCopy, kTotal = Tile::kKeys * kCopies;
-    constexpr int kToStride = Tile::kConvert ? Tile::kDim : Tile::kStride * 2;
     const int64_t head = int64_t{b_.kv_head} * a_.head_dim * kHeldBytes;
     const char *keys = static_cast<const char*>(a_.source.keys) + head,
                *values = static_cast<const char*>(a_.source.values) + head;
@@ -150,24 +155,9 @@ class FlashKeys {
       if (kTotal % Tile::kTeam != 0 && copy >= kTotal) break;
       const int64_t place = block + (row % 16 * token_bytes + column * kHeldBytes);
       const bool valid = row < left && column < a_.head_dim;
-      char* at = to + row * kToStride + column * kHeldBytes;
+      char* at = to + row * Tile::kKeyBytes + column * kHeldBytes;
       CopyAsync16(at, keys + place, valid);
-      CopyAsync16(at + Tile::kStageBytes / 2, values + place, valid);
-    }
-  }
-
-  // Keys and values of a stage, 8 elements of e4m3 at a time.
-  __device__ void Widen(const char* stage, char* ready) const {
-    constexpr int kPieces = Tile::kDim / 8, kTotal = 2 * Tile::kKeys * kPieces;  // values' rows follow the keys'
-#pragma unroll 8
-    for (int i = 0; i < Rounds(kTotal); ++i) {
-      const int piece = i * Tile::kTeam + thread_;
-      if (kTotal % Tile::kTeam != 0 && piece >= kTotal) break;
-      const uint2 held = *reinterpret_cast<const uint2*>(stage + piece * 8);
-      const uint4 wide = {
-          WidenPair(T{}, static_cast<uint16_t>(held.x)), WidenPair(T{}, static_cast<uint16_t>(held.x >> 16)),
-          WidenPair(T{}, static_cast<uint16_t>(held.y)), WidenPair(T{}, static_cast<uint16_t>(held.y >> 16))};
-      *reinterpret_cast<uint4*>(ready + piece / kPieces * Tile::kStride * 2 + piece % kPieces * 16) = wide;
+      CopyAsync16(at + Tile::kTileBytes, values + place, valid);
     }
   }
 
@@ -185,7 +175,7 @@ class FlashKeys {
         x = Read(base,
                  page * a_.source.page_stride + token * a_.source.token_stride + b_.kv_head * a_.head_dim + column);
       }
-      reinterpret_cast<T*>(to)[row * Tile::kStride + column] = static_cast<T>(x);
+      reinterpret_cast<typename Tile::T*>(to + row * Tile::kKeyBytes)[column] = static_cast<typename Tile::T>(x);
     }
   }
   __device__ float Read(const void* base, int64_t at) const {

@@ -3,6 +3,8 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "kernels/attention.h"
 #include "kernels/device_graph.h"
 #include "kernels/fp8.h"
@@ -83,15 +85,56 @@ TEST(FlashAttention, SplitsTheKeysOfAnyShape) {
   }
 }
 
+TEST(FlashAttention, ReadsBytesWithScalesCapsWindowsAndSinks) {
+  for (const at::ScalarType dtype : Types()) {
+    for (const int64_t head_dim : {16, 48, 64, 80, 96, 112, 128, 192, 256}) {
+      for (const int64_t group : {1, 5, 20}) {
+        TestShape shape{.device = Best(),
+                        .dtype = dtype,
+                        .heads = 2 * group,
+                        .kv_heads = 2,
+                        .head_dim = head_dim,
+                        .page_size = 32,
+                        .kv_dtype = at::kFloat8_e4m3fn,
+                        .k_scale = 0.02,
+                        .v_scale = 0.01};
+        const std::vector<TestSequence> paged = {{1, 300}, {1, 31}, {1, 33}, {40, 90}, {70, 170}};
+        Check(shape, paged, {});
+        shape.window = 47;
+        shape.soft_cap = 2.0;
+        shape.sinks = true;
+        Check(shape, paged, {});
+      }
+    }
+  }
+}
+
+TEST(FlashAttention, QueriesBeyondFloat16AreAsItsLargestOverBytes) {
+  if (Best().is_cpu()) GTEST_SKIP() << "no GPU";
+  const TestShape shape{.device = Best(), .dtype = at::kBFloat16, .head_dim = 128, .kv_dtype = at::kFloat8_e4m3fn};
+  TestStep step(shape, {{1, 1}, {1, 300}, {40, 90}}, {});
+  const auto backend = std::move(*MakeAttention("flash_attention_2", step.needs(), {}));
+  const at::Tensor most = step.q.sign() * 65536;  // the next below it in bfloat16 is 65280
+  step.q = step.q.sign() * 1e30;
+  const at::Tensor got = step.Run(*backend);
+  EXPECT_TRUE(got.isfinite().all().item<bool>());
+  step.q = most;
+  EXPECT_TRUE(at::equal(got, step.Run(*backend)));
+  step.q = step.q * std::numeric_limits<float>::quiet_NaN();
+  EXPECT_TRUE(step.Run(*backend).isnan().all().item<bool>());
+}
+
 // 2048 rows fill tiles of every kind; keys lie far apart.
 TEST(FlashAttention, LongPromptsChunksAndWindows) {
   for (const int64_t window : {0, 200}) {
     for (const int64_t head_dim : {64, 128, 256}) {
-      const TestShape shape{
+      TestShape shape{
           .device = Best(), .dtype = at::kBFloat16, .heads = 6, .kv_heads = 2, .head_dim = head_dim, .window = window};
       Check(shape, {{1500, 1500}}, {});
       Check(shape, {{1, 900}, {700, 1900}, {300, 300}}, {{500, 500}});
       Check(shape, {{1, 900}, {9, 1900}, {30, 100}, {20, 3000}}, {});
+      shape.kv_dtype = at::kFloat8_e4m3fn;
+      Check(shape, {{1500, 1500}}, {});
     }
   }
 }
@@ -146,7 +189,12 @@ TEST(FlashAttention, ARecordedStepServesOtherLengths) {
   if (Best().is_cpu()) GTEST_SKIP() << "no GPU";
   const c10::impl::VirtualGuardImpl device(Best().type());
   for (const int64_t sequences : {1, 6, 40}) {
-    const TestShape shape{.device = Best(), .dtype = at::kBFloat16, .heads = 8, .kv_heads = 2, .head_dim = 128};
+    const TestShape shape{.device = Best(),
+                          .dtype = at::kBFloat16,
+                          .heads = 8,
+                          .kv_heads = 2,
+                          .head_dim = 128,
+                          .kv_dtype = sequences == 6 ? at::kFloat8_e4m3fn : at::kBFloat16};
     TestStep step(shape, Decode(sequences), {});
     const auto backend = std::move(*MakeAttention("flash_attention_2", step.needs(), {}));
     const auto eager = std::move(*MakeAttention("eager", step.needs(), {}));
