@@ -157,7 +157,7 @@ class CudaFlashAttention final : public AttentionBackend {
     args.cluster = static_cast<int32_t>(splits.cluster);
     args.fresh_keys = static_cast<int32_t>(plan_.fresh_keys());
     args.num_items = static_cast<int32_t>(items);
-    Launch(FlashKind::kDecode, layer, q, kv.keys(layer.index), kv.values(layer.index), &kv, args);
+    Launch(plan_.decode_kind(), layer, q, kv.keys(layer.index), kv.values(layer.index), &kv, args);
   }
 
   const std::string name_ = "flash_attention_2:cuda";

@@ -21,9 +21,9 @@ struct alignas(8) FlashItem {
   int32_t first = 0;  // packed row
 };
 
-// kDecode: a tile of 16 packed rows, whose keys are split over warps and over blocks. kSmall, kLarge: tiles of 32 rows
-// and of FlashRows(kLarge, dim), of an item list.
-enum class FlashKind { kDecode, kSmall, kLarge };
+// kDecode, kDecodeMany: a tile of 16 packed rows, whose keys are split over a block's four or two warps, and for
+// kDecode over blocks. kSmall, kLarge: tiles of 32 rows and of FlashRows(kLarge, dim), of an item list.
+enum class FlashKind { kDecode, kDecodeMany, kSmall, kLarge };
 
 constexpr int64_t FlashRows(FlashKind kind, int64_t instance_dim) {
   if (kind == FlashKind::kLarge) return instance_dim <= 128 ? 128 : 64;

@@ -168,6 +168,8 @@ void LaunchKind(FlashKind kind, const FlashArgs& args) {
   switch (kind) {
     case FlashKind::kDecode:
       return LaunchTile<FlashTile<T, Held, Dim, FlashKind::kDecode>>(args);
+    case FlashKind::kDecodeMany:
+      return LaunchTile<FlashTile<T, Held, Dim, FlashKind::kDecodeMany>>(args);
     case FlashKind::kSmall:
       return LaunchTile<FlashTile<T, Held, Dim, FlashKind::kSmall>>(args);
     case FlashKind::kLarge:

@@ -117,6 +117,13 @@ FlashSplits FlashPlan::Splits(int64_t num_decode, int64_t longest) const {
   return {.blocks = fours, .cluster = kMaxFlashCluster};
 }
 
+// Where blocks of four warps would run in turns, twice as many blocks of two run at a time.
+FlashKind FlashPlan::decode_kind() const {
+  const int64_t tiles = DivideUp(shape_.group, FlashRows(FlashKind::kDecode, shape_.instance_dim));
+  const int64_t blocks = num_decode_ * shape_.kv_heads * tiles;
+  return blocks > shape_.multiprocessors * kBlocksPerSm ? FlashKind::kDecodeMany : FlashKind::kDecode;
+}
+
 bool FlashPlan::Spreads(const AttentionStep& step) const {
   const auto prefill = PrefillOf(step);
   const int64_t tiles = NumTiles(prefill, shape_.group, FlashRows(FlashKind::kSmall, shape_.instance_dim));

@@ -42,6 +42,7 @@ class FlashPlan {
 
   int64_t num_decode() const { return num_decode_; }
   const FlashSplits& splits() const { return splits_; }
+  FlashKind decode_kind() const;
   int64_t page_size() const { return page_size_; }
   const FlashTiles& prefill() const { return prefill_; }
   const FlashTiles& ragged() const { return ragged_; }

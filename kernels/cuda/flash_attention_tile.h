@@ -18,9 +18,9 @@ struct FlashTile {
   static constexpr bool kBytes = Held == FlashHeld::kBytes;
   using Product = std::conditional_t<kBytes, __half, T>;  // what is multiplied
   static constexpr int kDim = Dim;
-  static constexpr bool kOwnKeys = Kind == FlashKind::kDecode;
+  static constexpr bool kOwnKeys = Kind == FlashKind::kDecode || Kind == FlashKind::kDecodeMany;
   static constexpr bool kLarge = Kind == FlashKind::kLarge;
-  static constexpr int kWarps = Kind == FlashKind::kSmall ? 2 : 4;
+  static constexpr int kWarps = Kind == FlashKind::kDecode || kLarge ? 4 : 2;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kTeam = kOwnKeys ? 32 : kThreads;
   static constexpr int kTeams = kThreads / kTeam;

@@ -85,6 +85,30 @@ TEST(FlashAttention, SplitsTheKeysOfAnyShape) {
   }
 }
 
+// So many that blocks take turns on any device; a cache of the queries' type, of bytes, and one that is read one by
+// one.
+TEST(FlashAttention, DecodesManySequencesOfEveryHeadSize) {
+  std::vector<TestSequence> many;
+  for (int64_t i = 0; i < 40; ++i) many.push_back({1, 1 + i * i * 7919 % 100});
+  many.push_back({1, 500});
+  for (const at::ScalarType dtype : Types()) {
+    for (const auto& [head_dim, window] :
+         {std::pair(24, 0), std::pair(32, 40), std::pair(64, 0), std::pair(80, 60), std::pair(96, 0), std::pair(128, 0),
+          std::pair(128, 70), std::pair(256, 0)}) {
+      for (const at::ScalarType kv : {dtype, at::kFloat8_e4m3fn, at::kFloat}) {
+        const TestShape shape{.device = Best(),
+                              .dtype = dtype,
+                              .heads = 24,
+                              .kv_heads = 8,
+                              .head_dim = head_dim,
+                              .window = window,
+                              .kv_dtype = kv};
+        if (kv != at::kFloat || head_dim == 64) Check(shape, many, {});
+      }
+    }
+  }
+}
+
 TEST(FlashAttention, ReadsBytesWithScalesCapsWindowsAndSinks) {
   for (const at::ScalarType dtype : Types()) {
     for (const int64_t head_dim : {16, 48, 64, 80, 96, 112, 128, 192, 256}) {
@@ -188,7 +212,7 @@ TEST(FlashAttention, QuantisesItsRowsAsQuantizeRowsDoes) {
 TEST(FlashAttention, ARecordedStepServesOtherLengths) {
   if (Best().is_cpu()) GTEST_SKIP() << "no GPU";
   const c10::impl::VirtualGuardImpl device(Best().type());
-  for (const int64_t sequences : {1, 6, 40}) {
+  for (const int64_t sequences : {1, 6, 40, 150}) {
     const TestShape shape{.device = Best(),
                           .dtype = at::kBFloat16,
                           .heads = 8,
