@@ -63,6 +63,23 @@ __device__ inline uint32_t ClusterSize() {
   return size;
 }
 
+// Which of the grid's clusters, along x, and of how many; a grid without them has one for each block.
+__device__ inline uint32_t ClusterIndex() {
+  uint32_t index = blockIdx.x;
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mov.u32 %0, %%clusterid.x;" : "=r"(index));
+#endif
+  return index;
+}
+
+__device__ inline uint32_t NumClusters() {
+  uint32_t clusters = gridDim.x;
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mov.u32 %0, %%nclusterid.x;" : "=r"(clusters));
+#endif
+  return clusters;
+}
+
 // Block `rank`'s copy of a variable in shared memory.
 template <typename T>
 __device__ T* Peer(T* mine, uint32_t rank) {

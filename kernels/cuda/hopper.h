@@ -48,18 +48,9 @@ __device__ inline void Await(uint64_t* barrier, uint32_t parity) {
 
 // --- Copies.
 
-// L2 drops first what was read once (weights), and keeps what others will read too.
-__device__ inline uint64_t EvictFirst() {
-  uint64_t policy;
-  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-
-__device__ inline uint64_t EvictLast() {
-  uint64_t policy;
-  asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
+// What createpolicy makes for all of an access: L2 drops first what is read once (weights), and keeps what others will
+// read too.
+inline constexpr uint64_t kEvictFirst = 0x12F0000000000000, kEvictLast = 0x14F0000000000000;
 
 // The box of `map` at (column, row) into shared memory; completes on the barrier.
 __device__ inline void CopyTile(void* to, const CUtensorMap& map, int column, int row, uint64_t* barrier,
@@ -73,42 +64,6 @@ __device__ inline void CopyTile(void* to, const CUtensorMap& map, int column, in
 
 __device__ inline void PrefetchMap(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(reinterpret_cast<uint64_t>(&map)) : "memory");
-}
-
-// --- Clusters: the grid is of clusters of blocks; without one each block is a cluster.
-
-__device__ inline int ClusterRank() {
-  int rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-
-__device__ inline int ClusterIndex() {
-  int index;
-  asm volatile("mov.u32 %0, %%clusterid.x;" : "=r"(index));
-  return index;
-}
-
-__device__ inline int NumClusters() {
-  int clusters;
-  asm volatile("mov.u32 %0, %%nclusterid.x;" : "=r"(clusters));
-  return clusters;
-}
-
-__device__ inline void SyncCluster() {
-  asm volatile("barrier.cluster.arrive.release;\n barrier.cluster.wait.acquire;" ::: "memory");
-}
-
-// What lies at `own` in the shared memory of the cluster's block `rank`.
-__device__ inline float4 LoadFromBlock(const float* own, int rank) {
-  uint32_t address;
-  float4 value;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(SharedAddress(own)), "r"(rank));
-  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
-               : "r"(address)
-               : "memory");
-  return value;
 }
 
 // Transposes an 8 x 8 matrix of 16-bit elements: thread t has, and gets, row t / 4, columns 2 (t % 4) and the next.

@@ -9,6 +9,7 @@
 #ifndef KERNELS_CUDA_SKINNY_LINEAR_KERNEL_H_
 #define KERNELS_CUDA_SKINNY_LINEAR_KERNEL_H_
 
+#include "kernels/cuda/cluster.h"
 #include "kernels/cuda/hopper.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/linear_epilogue.h"
@@ -53,12 +54,10 @@ struct Walk {
   int tile_step, first_block, last_block, tiles;
 
   __device__ explicit Walk(const Args& args)
-      : tile(hopper::ClusterIndex()),
-        tile_step(hopper::NumClusters()),
-        first_block((args.blocks * hopper::ClusterRank()) >> args.split_bits),
-        last_block((args.blocks * (hopper::ClusterRank() + 1)) >> args.split_bits),
-        tiles(args.tiles) {
-    block = first_block;
+      : tile(static_cast<int>(ClusterIndex())), tile_step(static_cast<int>(NumClusters())), tiles(args.tiles) {
+    const int rank = static_cast<int>(ClusterRank());
+    block = first_block = (args.blocks * rank) >> args.split_bits;
+    last_block = (args.blocks * (rank + 1)) >> args.split_bits;
   }
   __device__ bool Done() const { return tile >= tiles; }
   __device__ void Next() {
@@ -97,13 +96,13 @@ template <int tokens, int groups>
 __device__ void Produce(Stage<tokens, groups>* ring, uint64_t* full, uint64_t* empty, const CUtensorMap& weight,
                         const CUtensorMap& x, const Args& args) {
   using namespace hopper;
-  const uint64_t once = EvictFirst(), again = EvictLast();
   const auto load_weight = [&](const Walk& at, int stage) {
     ArriveExpecting(&full[stage], sizeof(ring->weight) + sizeof(ring->x));
-    CopyTile(ring[stage].weight, weight, at.block * kBlockBytes, at.tile * groups * kTileRows, &full[stage], once);
+    CopyTile(ring[stage].weight, weight, at.block * kBlockBytes, at.tile * groups * kTileRows, &full[stage],
+             kEvictFirst);
   };
   const auto load_x = [&](const Walk& at, int stage) {
-    CopyTile(ring[stage].x, x, at.block * kBlockBytes, 0, &full[stage], again);
+    CopyTile(ring[stage].x, x, at.block * kBlockBytes, 0, &full[stage], kEvictLast);
   };
   Walk at(args), x_at = at;
   int filled = 0;
@@ -201,14 +200,14 @@ __device__ void ReduceTile(const float* sums, const Columns& columns, const floa
     for (int row = rank * kRowsAtOnce + thread / kQuads; row < args.rows; row += kRowsAtOnce << args.split_bits) {
       float4 parts[kMaxSplit];  // all on their way before the first is added
 #pragma unroll
-      for (int from = 0; from < kMaxSplit; ++from) {
-        if (from < 1 << args.split_bits)
-          parts[from] = hopper::LoadFromBlock(sums + row * kSumStride<groups> + quad, from);
+      for (uint32_t from = 0; from < kMaxSplit; ++from) {
+        if (from < 1U << args.split_bits)
+          parts[from] = *Peer(reinterpret_cast<const float4*>(sums + row * kSumStride<groups> + quad), from);
       }
       float total[4] = {};
 #pragma unroll
-      for (int from = 0; from < kMaxSplit; ++from) {
-        if (from >= 1 << args.split_bits) break;
+      for (uint32_t from = 0; from < kMaxSplit; ++from) {
+        if (from >= 1U << args.split_bits) break;
         total[0] += parts[from].x, total[1] += parts[from].y, total[2] += parts[from].z, total[3] += parts[from].w;
       }
       Pack<To, 4> rounded;
@@ -353,11 +352,11 @@ __global__ void __launch_bounds__(kThreads<groups>)
     Consume<T, tokens, groups>(ring, full, empty, scales, walk, args);
   }
   if (args.split_bits == 0) return;
-  hopper::SyncCluster();
+  ClusterSync();
   if (thread < groups * 128) {
-    ReduceTile<groups>(reinterpret_cast<float*>(ring), columns, scales, hopper::ClusterRank(), args);
+    ReduceTile<groups>(reinterpret_cast<float*>(ring), columns, scales, static_cast<int>(ClusterRank()), args);
   }
-  hopper::SyncCluster();  // the others may still read this block's sums
+  ClusterSync();  // the others may still read this block's sums
 #endif
 }
 
