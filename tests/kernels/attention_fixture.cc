@@ -126,7 +126,7 @@ LinearInput TestStep::Launch(AttentionBackend& backend, bool quantize) const {
                        .quantize = quantize};
   if (shape_.sinks) layer.sinks = at::linspace(-3, 4, shape_.heads, q.options().dtype(at::kFloat));
   at::full(q.sizes(), std::numeric_limits<double>::quiet_NaN(), q.options());  // its memory is the next one's
-  return backend.Run(layer, q, k, v, paged_.empty() ? nullptr : kv_.get());
+  return backend.Run(layer, q, k, v, paged_.empty() && recorded_rows_ == 0 ? nullptr : kv_.get());
 }
 
 at::Tensor TestStep::Run(AttentionBackend& backend) const {
