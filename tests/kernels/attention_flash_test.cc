@@ -3,6 +3,7 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "kernels/attention.h"
@@ -249,7 +250,7 @@ TEST(FlashAttention, ReplaysGiveTheSameBitsWhateverRanBefore) {
   if (Best().is_cpu()) GTEST_SKIP() << "no GPU";
   const c10::impl::VirtualGuardImpl device(Best().type());
   const std::vector<int64_t> longest = {5000, 1500, 5000, 300, 4000, 900, 64, 2500, 130};
-  for (const size_t sequences : {1, 2, 3, 5, 9}) {
+  for (const size_t sequences : {1U, 2U, 3U, 5U, 9U}) {
     const TestShape shape{.device = Best(), .dtype = at::kBFloat16, .heads = 32, .kv_heads = 8, .head_dim = 128};
     std::vector<TestSequence> all;
     for (size_t i = 0; i < sequences; ++i) all.push_back({1, longest[i]});
@@ -267,8 +268,10 @@ TEST(FlashAttention, ReplaysGiveTheSameBitsWhateverRanBefore) {
       for (at::Tensor& layer : layers) layer = step.Launch(*backend).values;
     });
     for (const double share : {1.0, 0.01, 0.3, 0.0, 0.05, 1.0, 0.2}) {
-      std::vector<int64_t> contexts;
-      for (const TestSequence& s : all) contexts.push_back(1 + static_cast<int64_t>(share * double(s.context - 1)));
+      std::vector<int64_t> contexts(sequences);
+      std::ranges::transform(all, contexts.begin(), [share](const TestSequence& s) {
+        return 1 + static_cast<int64_t>(share * static_cast<double>(s.context - 1));
+      });
       step.SetContexts(contexts);
       step.Plan(*backend);
       for (int replay = 0; replay < 20; ++replay) graph->Launch();
