@@ -54,14 +54,14 @@ TEST(InputPacker, PadsWithSlotZeroOnTheScratchPage) {
     batch.decode = {Decoding(2, 17, pages), Decoding(3, 4, pages)};
     InputPacker packer(/*page_size=*/16);
     StepUpload upload(device);
-    packer.Add(batch, /*num_decode=*/4, upload);
+    packer.Add(batch, {.decode = 4}, upload);
     upload.Send();
     const Inputs in = packer.Get(upload, last_tokens);
     EXPECT_EQ(Longs(in.token_ids), (std::vector<int64_t>{12, 13, 10, 10}));
     EXPECT_EQ(Longs(in.positions), (std::vector<int64_t>{17, 4, 0, 0}));
     EXPECT_EQ(Longs(in.kv_slots), (std::vector<int64_t>{3 * 16 + 1, 7 * 16 + 4, 0, 0}));
 
-    const AttentionStep step = packer.Sequences(batch, 4);
+    const AttentionStep step = packer.Sequences(batch, {.decode = 4});
     ASSERT_EQ(step.paged.size(), 4U);
     EXPECT_EQ(step.num_decode, 4);
     EXPECT_EQ(step.paged[0].context, 18);
@@ -72,6 +72,33 @@ TEST(InputPacker, PadsWithSlotZeroOnTheScratchPage) {
       EXPECT_EQ(padding.context, 1);
       EXPECT_EQ(std::vector<PageId>(padding.pages.begin(), padding.pages.end()), std::vector<PageId>{0});
     }
+  }
+}
+
+TEST(InputPacker, PadsRecordedPromptsBehindTheirTokens) {
+  for (const at::Device device : Devices()) {
+    const std::vector<PageId> pages = {7, 3};
+    const std::vector<TokenId> tokens = {21, 22, 23};
+    BatchItem prompt = Decoding(1, 15, pages);
+    prompt.num_tokens = 3;
+    prompt.token_ids = tokens;
+    Batch batch;
+    batch.prefill = {prompt};
+    InputPacker packer(/*page_size=*/16);
+    StepUpload upload(device);
+    packer.Add(batch, {.prompts = 5}, upload);
+    upload.Send();
+    const Inputs in = packer.Get(upload, at::zeros({4}, at::kLong).to(device));
+    EXPECT_EQ(Longs(in.token_ids), (std::vector<int64_t>{21, 22, 23, 0, 0}));
+    EXPECT_EQ(Longs(in.positions), (std::vector<int64_t>{15, 16, 17, 0, 0}));
+    EXPECT_EQ(Longs(in.kv_slots), (std::vector<int64_t>{7 * 16 + 15, 3 * 16, 3 * 16 + 1, 0, 0}));
+
+    const AttentionStep step = packer.Sequences(batch, {.prompts = 5});
+    ASSERT_EQ(step.paged.size(), 1U);
+    EXPECT_EQ(step.num_decode, 0);
+    EXPECT_EQ(step.recorded_rows, 5);
+    EXPECT_EQ(step.paged[0].num_rows, 3);
+    EXPECT_EQ(step.paged[0].context, 18);
   }
 }
 
@@ -86,7 +113,7 @@ TEST(InputPacker, StepsOfAsManyRowsLieAtTheSamePlaces) {
     Batch batch;
     for (size_t i = 0; i < rows; ++i) batch.decode.push_back(Decoding(static_cast<int>(i), 3, pages));
     upload.Clear();
-    packer.Add(batch, 4, upload);
+    packer.Add(batch, {.decode = 4}, upload);
     upload.Send(to);
     const Inputs in = packer.Get(upload, last_tokens);
     const std::vector<const void*> places = {in.positions.const_data_ptr(), in.kv_slots.const_data_ptr()};
