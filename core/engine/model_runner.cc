@@ -160,9 +160,10 @@ class ModelRunner final : public Runner {
     parts_.attention->Reserve({.max_sequences = 2 * int64_t{parts_.limits.max_num_seqs},
                                .max_pages = PagesOf(parts_.limits.max_model_len),
                                .max_tokens = parts_.limits.max_num_batched_tokens});
-    graphs_ = StepGraphs(device_);
-    graphs_.RecordDecode(parts_.limits.max_num_seqs, [this](int64_t rows) { return PaddedDecode(rows); });
-    graphs_.RecordPrompts(parts_.limits.max_num_batched_tokens, [this](int64_t rows) { return PaddedPrompts(rows); });
+    StepGraphs graphs(device_);
+    graphs.RecordDecode(parts_.limits.max_num_seqs, [this](int64_t rows) { return PaddedDecode(rows); });
+    graphs.RecordPrompts(parts_.limits.max_num_batched_tokens, [this](int64_t rows) { return PaddedPrompts(rows); });
+    graphs_ = std::move(graphs);  // all or none
     return fmt::format("decode steps of {} rows and prompts of {} tokens are CUDA graphs", RowsOf(graphs_.decode()),
                        RowsOf(graphs_.prompts()));
   }
