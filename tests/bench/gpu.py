@@ -4,11 +4,13 @@
 usage: tests/bench/gpu.py [ceiling decode streams steps long ttft small embed text=FOLDER start ...]
        default: all but text and start
 
-Weights are random, from a seed; "start" makes an 8B checkpoint of 16 GB in a temporary folder, "text" a MiniLM with the
-tokenizer that lies in FOLDER. BUILD_FOLDER: where the binary is (default build/release). Needs PyTorch for "ceiling" and
-"start", transformers for "text".
+Weights are random: the 8B model's lie in a checkpoint of 16 GB that is made once, in a temporary folder; "text" makes a
+MiniLM with the tokenizer that lies in FOLDER. BUILD_FOLDER: where the binary is (default build/release). Needs PyTorch but
+for "small" and "embed", and transformers for "text".
 """
 
+import atexit
+import functools
 import json
 import os
 import pathlib
@@ -92,6 +94,29 @@ class Daemon:
         self.process.wait()
 
 
+@functools.cache
+def llamas():
+    """The folder of the LLAMA checkpoints that have been asked for."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="automodeld-8b-"))
+    atexit.register(shutil.rmtree, folder)
+    return folder
+
+
+class Llama(Daemon):
+    """A daemon with LLAMA in it. serving, loaded: seconds since its start."""
+
+    def __init__(self, *flags, quantized=False):
+        folder = llamas() / ("fp8" if quantized else "bf16")
+        if not folder.exists():
+            make_llama(folder, quantized)
+            subprocess.run(f"cat {folder}/*.safetensors > /dev/null", shell=True, check=True)  # into the page cache
+        super().__init__(serve=("--model-root", str(llamas())))
+        self.serving = time.monotonic() - self.start
+        report = self.load("--model", "m", "--path", folder.name, *flags, *SHORT)
+        self.report = report.get("report", report)
+        self.loaded = time.monotonic() - self.start
+
+
 def ms(milliseconds):
     return f"{milliseconds:.2f}"
 
@@ -148,16 +173,15 @@ def variants(kinds):
 
 def decode(kinds=("fp8", "head", "bf16")):
     for name, flags, bar in variants(kinds):
-        with Daemon(LLAMA, *flags, *SHORT) as d:
+        with Llama(*flags) as d:
             runs = [d.bench(1, 2, 128, 256)["inter_token_latency_ms"]["p50"] for _ in range(3)]
             show(f"8B {name}: one stream, 128 / 256, ms a token", f"{ms(statistics.median(runs))}", bar)
-            report = d.report.get("report", d.report)
-            for row in report.get("attempts", []) + report.get("notes", []):
+            for row in d.report.get("attempts", []) + d.report.get("notes", []):
                 print("  ", row)
 
 
 def streams():
-    with Daemon(LLAMA, *FP8, *SHORT) as d:
+    with Llama(*FP8) as d:
         for concurrency, bar in ((8, "2.9 / 2.6"), (32, "3.2 / 2.8"), (64, "3.5 / 3.0; 15000 / 17000; 110 / 90")):
             r = d.bench(concurrency, 3 * concurrency, 128, 128)
             show(f"8B FP8, {concurrency} streams, 128 / 128: inter-token p50 ms; tokens/s; TTFT p50 ms",
@@ -171,7 +195,7 @@ def streams():
 
 
 def steps():
-    with Daemon(LLAMA, *FP8, *SHORT) as d:
+    with Llama(*FP8) as d:
         took = {}
         for m in (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64):
             took[m] = d.bench(m, 2 * m, 16, 128)["inter_token_latency_ms"]["p50"]
@@ -183,14 +207,14 @@ def steps():
 
 def long():
     for name, flags, bar in (("bf16 KV", (), "9200 / 10500"), ("FP8 KV", ("--engine.kv-cache-dtype", "fp8"), "11500 / 13500")):
-        with Daemon(LLAMA, *FP8, *SHORT, *flags) as d:
+        with Llama(*FP8, *flags) as d:
             r = d.bench(64, 64, 1000, 1000, "--warmup", "0")
             show(f"8B FP8, 64 streams, 1000 / 1000, {name}: tokens/s; inter-token p50 ms",
                  f"{r['output_tokens_per_second']:.0f}; {ms(r['inter_token_latency_ms']['p50'])}", bar)
 
 
 def ttft():
-    with Daemon(LLAMA, *FP8, *SHORT) as d:
+    with Llama(*FP8) as d:
         for tokens, bar in ((128, "7 / 4.5"), (2048, "34 / 29")):
             r = d.bench(1, 12, tokens, 2)
             show(f"8B FP8, one stream: TTFT p50 of {tokens} tokens, ms", ms(r["time_to_first_token_ms"]["p50"]), bar)
@@ -283,26 +307,16 @@ def make_llama(folder, quantized):
 
 
 def start():
-    with tempfile.TemporaryDirectory(prefix="automodeld-8b-") as name:
-        root = pathlib.Path(name)
-        for what, quantized, flags, bar in (("bf16 checkpoint, FP8 on load", False, FP8, "4 / 2.5"), ("bf16 checkpoint, bf16", False, (), ""),
-                                            ("FP8 checkpoint", True, (), "3 / 2")):
-            folder = root / ("fp8" if quantized else "bf16")
-            if not folder.exists():
-                make_llama(folder, quantized)
-                subprocess.run(f"cat {folder}/*.safetensors > /dev/null", shell=True, check=True)  # into the page cache
-            times = []
-            for _ in range(3):
-                with Daemon(serve=("--model-root", name)) as d:
-                    serving = time.monotonic() - d.start
-                    report = d.load("--model", "m", "--path", folder.name, *flags, *SHORT)
-                    report = report.get("report", report)
-                    loaded = time.monotonic() - d.start
-                    d.call("generate", "m", "--token-ids", "1,2,3", "--max-tokens", "1")
-                    times.append(time.monotonic() - d.start)
-            show(f"8B, {what}: process start to first token, s", f"{statistics.median(times):.2f}", bar)
-            print("   all", [round(t, 2) for t in times], f"serve {serving:.2f}, loaded {loaded:.2f};",
-                  report["bytes"], report["phases"], flush=True)
+    for what, quantized, flags, bar in (("bf16 checkpoint, FP8 on load", False, FP8, "4 / 2.5"), ("bf16 checkpoint, bf16", False, (), ""),
+                                        ("FP8 checkpoint", True, (), "3 / 2")):
+        times = []
+        for _ in range(3):
+            with Llama(*flags, quantized=quantized) as d:
+                d.call("generate", "m", "--token-ids", "1,2,3", "--max-tokens", "1")
+                times.append(time.monotonic() - d.start)
+        show(f"8B, {what}: process start to first token, s", f"{statistics.median(times):.2f}", bar)
+        print("   all", [round(t, 2) for t in times], f"serve {d.serving:.2f}, loaded {d.loaded:.2f};", d.report["bytes"],
+              d.report["phases"], flush=True)
 
 
 SECTIONS = {"ceiling": ceiling, "decode": decode, "streams": streams, "steps": steps, "long": long, "ttft": ttft,
