@@ -14,7 +14,9 @@ constexpr int64_t kGpuReserve = int64_t{2} << 30;
 
 }  // namespace
 
-DeviceMemory::DeviceMemory(at::Device device) : budget_([device] { return AvailableBytes(device); }) {
+DeviceMemory::DeviceMemory(at::Device device)
+    : budget_(
+          [this, device] { return AvailableBytes(device) - (arena_ == nullptr ? 0 : arena_->outstanding_bytes()); }) {
   std::unique_ptr<SlabMemory> memory = MakeSlabMemory(device);
   if (memory == nullptr) return;
   arena_ = std::make_unique<KvArena>(std::move(memory), budget_, device.is_cpu() ? kCpuReserve : kGpuReserve);

@@ -133,7 +133,8 @@ void KvArena::MapOne(KvRange& range, std::unique_lock<std::mutex>& lock) {
   const int64_t bytes = range.BytesOf(slab);
   const bool promised = slab < range.least_;
   lock.unlock();
-  const bool mapped = MayTake(bytes, promised) && memory_->Map(range.begin_ + slab * range.slab_bytes_, bytes);
+  const bool mapped =
+      MayTake(bytes, promised) && memory_->Map(range.begin_ + slab * range.slab_bytes_, bytes, /*lazily=*/promised);
   if (mapped && !promised) budget_.Taken(bytes);
   lock.lock();
   range.failed_ = !mapped;

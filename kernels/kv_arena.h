@@ -45,7 +45,8 @@ class KvRange {
   // Pages below may be read and written.
   int64_t mapped_pages() const { return mapped_pages_.load(std::memory_order_acquire); }
 
-  // Maps at least so many pages, and keeps them for the range's life. Waits. false: there is not enough memory.
+  // Maps at least so many pages, and keeps them for the range's life. Waits, but on the CPU their memory comes as they
+  // are written. false: there is not enough memory.
   bool EnsureMapped(int64_t pages);
 
   // Asks for `pages` mapped pages, more or fewer than there are; never fewer than EnsureMapped made. More come within
@@ -87,6 +88,8 @@ class KvArena {
   // Of all ranges; what is being given back counts until others may have had it for a moment.
   int64_t mapped_bytes() const;
   const MemoryBudget& budget() const { return budget_; }
+  // What the budget must count as taken although the device still calls it free (SlabMemory).
+  int64_t outstanding_bytes() const { return memory_->OutstandingBytes(); }
 
  private:
   friend class KvRange;

@@ -30,10 +30,14 @@ class SlabMemory {
   virtual std::byte* Reserve(int64_t bytes) = 0;
   virtual void Release(std::byte* begin, int64_t bytes) = 0;  // a whole range, of which nothing is mapped
 
-  // Puts memory, with anything in it, beneath a slab. false: there is none.
-  virtual bool Map(std::byte* begin, int64_t bytes) = 0;
+  // Puts memory, with anything in it, beneath a slab. false: there is none. `lazily`: it may come as it is first
+  // written, where whoever asks has seen to it that it will be there.
+  virtual bool Map(std::byte* begin, int64_t bytes, bool lazily) = 0;
   // Gives back one slab or several that adjoin. Nothing on the device may use them any more.
   virtual void Unmap(std::byte* begin, int64_t bytes) = 0;
+
+  // Of what was mapped lazily: has not come yet, and is still to be taken from what the device counts as free.
+  virtual int64_t OutstandingBytes() { return 0; }
 };
 
 // Null where the device, its driver or this build cannot do it.

@@ -1,18 +1,25 @@
-// Reserved addresses are PROT_NONE, so that a page that was never mapped faults. Mapping touches every page: memory
-// that only counts as there may be gone when a step writes it first.
+// Reserved addresses are PROT_NONE, so that a page that was never mapped faults. Mapping touches every page, because
+// memory that only counts as there may be gone when a step writes it first; not so lazily: there a load would wait for
+// gigabytes, up to ten seconds where a virtual machine's host has to bring them.
 #include "kernels/cpu/slab_memory.h"
 
 #include <c10/util/Exception.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <map>
+#include <mutex>
+#include <vector>
 
 namespace automodeld {
 namespace {
 
 constexpr int64_t kHugePage = 2 << 20;
+constexpr std::chrono::milliseconds kRecount{100};  // a gigabyte takes a quarter of one
 
 void* NoMemoryAt(void* begin, size_t bytes, int flags) {
   return mmap(begin, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
@@ -37,12 +44,18 @@ class CpuSlabMemory final : public SlabMemory {
 
   void Release(std::byte* begin, int64_t bytes) override { munmap(begin, static_cast<size_t>(bytes)); }
 
-  bool Map(std::byte* begin, int64_t bytes) override {
+  bool Map(std::byte* begin, int64_t bytes, bool lazily) override {
     const auto size = static_cast<size_t>(bytes);
     if (mprotect(begin, size, PROT_READ | PROT_WRITE) != 0) return false;
 #ifdef MADV_HUGEPAGE
     if (bytes >= kHugePage) static_cast<void>(madvise(begin, size, MADV_HUGEPAGE));
 #endif
+    if (lazily) {
+      const std::lock_guard lock(mutex_);
+      lazy_[begin] = {.bytes = bytes, .missing = bytes};
+      outstanding_ += bytes;
+      return true;
+    }
     if (Populate(begin, size)) return true;
     Unmap(begin, bytes);
     return false;
@@ -51,11 +64,46 @@ class CpuSlabMemory final : public SlabMemory {
   void Unmap(std::byte* begin, int64_t bytes) override {
     // One call that both frees and closes. It fails only where the kernel has no room for one more range of addresses:
     // the memory still goes back.
+    {
+      const std::lock_guard lock(mutex_);
+      const auto end = lazy_.lower_bound(begin + bytes);
+      for (auto slab = lazy_.lower_bound(begin); slab != end;) slab = Forget(slab);
+    }
     const auto size = static_cast<size_t>(bytes);
     if (NoMemoryAt(begin, size, MAP_FIXED) == MAP_FAILED) static_cast<void>(madvise(begin, size, MADV_DONTNEED));
   }
 
+  int64_t OutstandingBytes() override {
+    const std::lock_guard lock(mutex_);
+    const auto now = std::chrono::steady_clock::now();
+    if (now - counted_at_ < kRecount) return outstanding_;
+    counted_at_ = now;
+    for (auto slab = lazy_.begin(); slab != lazy_.end();) {
+      const int64_t missing = MissingBytes(slab->first, slab->second.bytes);
+      outstanding_ -= slab->second.missing - missing;
+      slab->second.missing = missing;
+      slab = missing == 0 ? Forget(slab) : std::next(slab);
+    }
+    return outstanding_;
+  }
+
  private:
+  struct LazySlab {
+    int64_t bytes = 0, missing = 0;  // when it was counted last
+  };
+  using LazySlabs = std::map<std::byte*, LazySlab>;
+
+  LazySlabs::iterator Forget(LazySlabs::iterator slab) {
+    outstanding_ -= slab->second.missing;
+    return lazy_.erase(slab);
+  }
+
+  int64_t MissingBytes(std::byte* begin, int64_t bytes) const {
+    std::vector<unsigned char> resident(static_cast<size_t>(bytes / page_));
+    if (mincore(begin, static_cast<size_t>(bytes), resident.data()) != 0) return 0;
+    return page_ * std::ranges::count_if(resident, [](unsigned char page) { return (page & 1) == 0; });
+  }
+
   bool Populate(std::byte* begin, size_t size) const {
 #ifdef MADV_POPULATE_WRITE
     if (madvise(begin, size, MADV_POPULATE_WRITE) == 0) return true;
@@ -68,6 +116,10 @@ class CpuSlabMemory final : public SlabMemory {
   }
 
   const int64_t page_ = sysconf(_SC_PAGESIZE);
+  std::mutex mutex_;
+  LazySlabs lazy_;  // of which something may be missing
+  int64_t outstanding_ = 0;
+  std::chrono::steady_clock::time_point counted_at_;
 };
 
 }  // namespace

@@ -82,7 +82,7 @@ class CudaSlabMemory final : public SlabMemory {
     Expect(driver_.free(Pointer(begin), static_cast<size_t>(bytes)), "cuMemAddressFree");
   }
 
-  bool Map(std::byte* begin, int64_t bytes) override {
+  bool Map(std::byte* begin, int64_t bytes, bool /*lazily*/) override {
     const OnDevice here(device_);
     const auto size = static_cast<size_t>(bytes);
     CUmemGenericAllocationHandle memory = 0;

@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <memory>
 #include <random>
@@ -41,7 +42,7 @@ class CountedMemory final : public SlabMemory {
     return static_cast<std::byte*>(std::malloc(static_cast<size_t>(bytes)));
   }
   void Release(std::byte* begin, int64_t) override { std::free(begin); }
-  bool Map(std::byte*, int64_t bytes) override {
+  bool Map(std::byte*, int64_t bytes, bool /*lazily*/) override {
     if (free_.fetch_sub(bytes) >= bytes) return true;
     free_.fetch_add(bytes);
     return false;
@@ -194,12 +195,18 @@ TEST(KvArena, ACpuPageWithoutMemoryFaults) {
   EXPECT_TRUE(IsReadable(range->data() + mapped * kPage));
 }
 
-TEST(KvArena, CpuMemoryIsThereFromItsPromiseUntilItIsGivenBack) {
+TEST(KvArena, CpuMemoryComesAsItIsWrittenOrWithGrowthUntilItIsGivenBack) {
   RealArena arena(at::kCPU);
   const int64_t before = ResidentBytes();
   auto range = arena->Reserve(kPage, 16 * 1024);  // 1 GiB of addresses
   EXPECT_LT(ResidentBytes(), before + 8 * kMiB);
   ASSERT_TRUE(range->EnsureMapped(16 * 128));
+  EXPECT_LT(ResidentBytes(), before + 8 * kMiB);
+  EXPECT_EQ(arena->outstanding_bytes(), 128 * kMiB);  // promised: the budget counts it as taken
+  std::memset(range->data(), 1, 96 * kMiB);
+  while (arena->outstanding_bytes() > 32 * kMiB) std::this_thread::yield();
+  std::memset(range->data() + 96 * kMiB, 1, 32 * kMiB);
+  while (arena->outstanding_bytes() > 0) std::this_thread::yield();
   EXPECT_GT(ResidentBytes(), before + 120 * kMiB);
   range->Request(16 * 192);
   AwaitMapped(*range, 16 * 192);
@@ -209,6 +216,15 @@ TEST(KvArena, CpuMemoryIsThereFromItsPromiseUntilItIsGivenBack) {
   EXPECT_LT(ResidentBytes(), before + 136 * kMiB);
   range.reset();
   EXPECT_LT(ResidentBytes(), before + 8 * kMiB);
+}
+
+TEST(KvArena, CpuMemoryThatNeverCameIsNotOwedAnyMore) {
+  RealArena arena(at::kCPU);
+  auto range = arena->Reserve(kPage, 16 * 1024);
+  ASSERT_TRUE(range->EnsureMapped(16 * 64));
+  EXPECT_EQ(arena->outstanding_bytes(), 64 * kMiB);
+  range.reset();
+  EXPECT_EQ(arena->outstanding_bytes(), 0);
 }
 
 constexpr int64_t kHeads = 8, kHeadDim = 64;
