@@ -44,7 +44,8 @@ Ops RecordingOps(std::set<std::string>& called) {
 
 std::unique_ptr<Runner> MakeRunner(const Architecture& row, const Ops& ops) {
   const Config config = Config::Parse(kSmall, "config_json").value();
-  LoadMeter meter{LoadContext{}};
+  const LoadContext context{};  // which the meter refers to
+  LoadMeter meter{context};
   RandomSource source(/*seed=*/1, /*range=*/0.02, &meter);
   ModelRunnerParts parts;
   parts.options = at::TensorOptions(at::kFloat);
