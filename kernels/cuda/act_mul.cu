@@ -1,6 +1,7 @@
-// y = round(act(gate)) * up (kernels/cuda/gate_maths.h), then quantised if asked. Streams three halves of gate_up's
-// size; y is a byte an element where it is quantised.
-#include "kernels/cuda/gate_maths.h"
+// y = round(act(gate)) * up, with
+//   silu(x) = x / (1 + e^-x);  gelu(x) = x / 2 (1 + erf(x / sqrt 2));  gelu_tanh(x) = x / 2 (1 + tanh(u)),
+//   u = sqrt(2 / pi) (x + 0.044715 x^3),
+// then quantised if asked. Streams three halves of gate_up's size; y is a byte an element where it is quantised.
 #include "kernels/cuda/row_map.h"
 #include "kernels/dispatch.h"
 #include "kernels/eager/eager.h"
@@ -11,8 +12,17 @@
 namespace automodeld {
 namespace {
 
-template <typename T, Gate activation>
-struct GatedRow {
+enum class Activation { kSilu, kGelu, kGeluTanh };
+
+template <Activation activation>
+__device__ float Activate(float x) {
+  if constexpr (activation == Activation::kSilu) return __fdividef(x, 1.0F + __expf(-x));
+  if constexpr (activation == Activation::kGelu) return 0.5F * x * (1.0F + erff(x * 0.70710678F));
+  return 0.5F * x * (1.0F + tanhf(0.79788456F * (x + 0.044715F * x * x * x)));
+}
+
+template <typename T, Activation activation>
+struct Gated {
   using Type = T;
   template <int W>
   struct Raw {
@@ -31,17 +41,22 @@ struct GatedRow {
 
   template <int W>
   __device__ Pack<T, W> Of(const Raw<W>& raw) const {
-    return Gated<activation>(raw.gate, raw.up);
+    Pack<T, W> y;
+    for (int j = 0; j < W; ++j) {
+      const T activated = static_cast<T>(Activate<activation>(static_cast<float>(raw.gate[j])));
+      y[j] = static_cast<T>(static_cast<float>(activated) * static_cast<float>(raw.up[j]));
+    }
+    return y;
   }
 };
 
-template <Gate activation>
+template <Activation activation>
 MappedRows Run(const at::Tensor& gate_up, bool quantize) {
   MappedRows out;
   DispatchFloats("act_mul", gate_up, [&](auto zero) {
     using T = decltype(zero);
     const int64_t width = gate_up.size(1) / 2, stride = gate_up.stride(0);
-    const GatedRow<T, activation> rows{gate_up.const_data_ptr<T>(), stride, static_cast<int>(width)};
+    const Gated<T, activation> rows{gate_up.const_data_ptr<T>(), stride, static_cast<int>(width)};
     const bool aligned = Aligned16(rows.gate_up) && (width | stride) % (16 / sizeof(T)) == 0;
     out = MapRows(rows, gate_up.size(0), width, aligned, gate_up.options(), quantize);
   });
@@ -55,11 +70,11 @@ std::tuple<at::Tensor, at::Tensor> ActMul(const at::Tensor& gate_up, const std::
   const at::Tensor rows = DenseRows(gate_up);
   MappedRows out;
   if (activation == "silu") {
-    out = Run<Gate::kSilu>(rows, quantize);
+    out = Run<Activation::kSilu>(rows, quantize);
   } else if (activation == "gelu") {
-    out = Run<Gate::kGelu>(rows, quantize);
+    out = Run<Activation::kGelu>(rows, quantize);
   } else if (activation == "gelu_tanh") {
-    out = Run<Gate::kGeluTanh>(rows, quantize);
+    out = Run<Activation::kGeluTanh>(rows, quantize);
   } else {
     TORCH_CHECK(false, "act_mul: activation '", activation, "' is none of silu, gelu, gelu_tanh");
   }

@@ -14,7 +14,6 @@
 #include <optional>
 
 #include "kernels/cuda/launch.h"
-#include "kernels/cuda/norm_maths.h"
 #include "kernels/cuda/row_quantize.h"
 #include "kernels/cuda/row_reduce.h"
 #include "kernels/dispatch.h"
@@ -22,6 +21,8 @@
 #include "kernels/tensors.h"
 
 namespace automodeld {
+
+inline constexpr int kNormThreads = 512;
 
 template <typename T>
 struct RowNormArgs {
@@ -33,6 +34,11 @@ struct RowNormArgs {
   int width;
   float inverse_width, eps;
 };
+
+template <typename T>
+__device__ T Added(T x, T residual) {
+  return static_cast<T>(static_cast<float>(x) + static_cast<float>(residual));
+}
 
 // A thread's part of a row: N packs of W elements, blockDim.x packs apart.
 template <typename T, int W, int N>
@@ -153,7 +159,7 @@ __global__ void __launch_bounds__(kNormThreads) any_row_norm_kernel(const RowNor
 
 template <typename Norm, typename T>
 void LaunchRowNorm(const RowNormArgs<T>& a, int64_t rows) {
-  constexpr int kWide = 16 / sizeof(T), kMostPacks = kMaxNormFolds * 8 / kWide;
+  constexpr int kWide = 16 / sizeof(T), kMostPacks = kWide == 4 ? 8 : 4;
   const bool aligned = Aligned16(a.x, a.residual, a.weight, a.bias, a.sum, a.y, a.values) &&
                        (a.width | a.x_stride | a.residual_stride) % kWide == 0;
   const int64_t packs = a.width / kWide;
@@ -169,7 +175,8 @@ void LaunchRowNorm(const RowNormArgs<T>& a, int64_t rows) {
   } else if (packs <= 4 * kNormThreads) {
     kernel = row_norm_kernel<Norm, T, kWide, 4>;
   }
-  Launch(kernel, grid, static_cast<unsigned>(NormThreads(static_cast<int>(packs))), 0, a);
+  const int64_t warps = (packs + kWarp - 1) / kWarp;
+  Launch(kernel, grid, static_cast<unsigned>(std::min<int64_t>(warps * kWarp, kNormThreads)), 0, a);
 }
 
 // x: [rows, width], not empty, of a type that DispatchFloats knows; weight and bias (which may be undefined): [width],
