@@ -62,13 +62,13 @@ class CpuSlabMemory final : public SlabMemory {
   }
 
   void Unmap(std::byte* begin, int64_t bytes) override {
-    // One call that both frees and closes. It fails only where the kernel has no room for one more range of addresses:
-    // the memory still goes back.
     {
       const std::lock_guard lock(mutex_);
       const auto end = lazy_.lower_bound(begin + bytes);
       for (auto slab = lazy_.lower_bound(begin); slab != end;) slab = Forget(slab);
     }
+    // One call that both frees and closes. It fails only where the kernel has no room for one more range of addresses:
+    // the memory still goes back.
     const auto size = static_cast<size_t>(bytes);
     if (NoMemoryAt(begin, size, MAP_FIXED) == MAP_FAILED) static_cast<void>(madvise(begin, size, MADV_DONTNEED));
   }

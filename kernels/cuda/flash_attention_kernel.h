@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm)
 template <typename Tile>
 void LaunchTile(const FlashArgs& args) {
   constexpr auto kernel = flash_attention_kernel<Tile>;
-  C10_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tile::kSharedBytes));
+  AllowSharedBytes(kernel, Tile::kSharedBytes);
   const auto blocks = static_cast<unsigned>(int64_t{args.num_items} * args.kv_heads * args.splits);
   if (args.cluster > 1)
     LaunchClusters(kernel, static_cast<unsigned>(args.cluster), blocks, Tile::kThreads, Tile::kSharedBytes, args);

@@ -99,12 +99,15 @@ FlashTiles FlashPlan::RecordedTiles(const AttentionStep& step) const {
   return tiles;
 }
 
+int64_t FlashPlan::DecodeUnits(int64_t num_decode) const {
+  return num_decode * shape_.kv_heads * DivideUp(shape_.group, FlashRows(FlashKind::kDecode, shape_.instance_dim));
+}
+
 // Once memory is reserved they depend on nothing but how many sequences there are, as a recorded launch must. Larger
 // clusters add up sooner, but those of four leave places on the device empty.
 FlashSplits FlashPlan::Splits(int64_t num_decode, int64_t longest) const {
   if (num_decode == 0) return {};
-  const int64_t tiles = DivideUp(shape_.group, FlashRows(FlashKind::kDecode, shape_.instance_dim));
-  const int64_t units = num_decode * shape_.kv_heads * tiles, places = shape_.multiprocessors * kBlocksPerSm;
+  const int64_t units = DecodeUnits(num_decode), places = shape_.multiprocessors * kBlocksPerSm;
   const int64_t context = reserved_ ? max_context_ : longest;
   const auto blocks = [&](int64_t cluster) {
     const int64_t taken = cluster == kMaxFlashCluster ? places * 7 / 8 : places;
@@ -119,9 +122,7 @@ FlashSplits FlashPlan::Splits(int64_t num_decode, int64_t longest) const {
 
 // Where blocks of four warps would run in turns, twice as many blocks of two run at a time.
 FlashKind FlashPlan::decode_kind() const {
-  const int64_t tiles = DivideUp(shape_.group, FlashRows(FlashKind::kDecode, shape_.instance_dim));
-  const int64_t blocks = num_decode_ * shape_.kv_heads * tiles;
-  return blocks > shape_.multiprocessors * kBlocksPerSm ? FlashKind::kDecodeMany : FlashKind::kDecode;
+  return DecodeUnits(num_decode_) > shape_.multiprocessors * kBlocksPerSm ? FlashKind::kDecodeMany : FlashKind::kDecode;
 }
 
 bool FlashPlan::Spreads(const AttentionStep& step) const {

@@ -60,6 +60,7 @@ class FlashPlan {
   void SendTiles(const AttentionStep& step);
   FlashTiles Tiles(std::span<const SequenceRows> sequences, int64_t first_item) const;
   FlashTiles RecordedTiles(const AttentionStep& step) const;
+  int64_t DecodeUnits(int64_t num_decode) const;  // tiles of so many sequences and all key heads
   FlashSplits Splits(int64_t num_decode, int64_t longest) const;
   void Write(const AttentionStep& step, int32_t* to) const;
 
