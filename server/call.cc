@@ -7,6 +7,15 @@
 #include "server/convert.h"
 #include "server/wire.h"
 
+// A reactor is made before gRPC calls its OnCancel on another thread: atomics in gRPC's library order the two, which
+// ThreadSanitizer does not see.
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#define TELL_THREAD_SANITIZER(order, object) __tsan_##order(object)
+#else
+#define TELL_THREAD_SANITIZER(order, object)
+#endif
+
 namespace automodeld {
 
 Call::Call(const Services& services, grpc::CallbackServerContext* context, const char* method)
@@ -14,6 +23,16 @@ Call::Call(const Services& services, grpc::CallbackServerContext* context, const
       context_(context),
       deadline_(ToTime(context->deadline())),
       record_(services.metrics, method) {}
+
+void Call::Keep(std::shared_ptr<void> self) {
+  self_ = std::move(self);
+  TELL_THREAD_SANITIZER(release, this);
+}
+
+void Call::SetCancelled() {
+  TELL_THREAD_SANITIZER(acquire, this);
+  cancelled_.store(true);
+}
 
 absl::Status Call::Enter(const grpc::ByteBuffer& bytes, google::protobuf::Message* request) {
   ticket_ = services_.gate->Enter();

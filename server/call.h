@@ -52,12 +52,14 @@ class Call {
   // Runs `work` on a thread of `pool`. RESOURCE_EXHAUSTED if too many calls wait for one.
   absl::Status Post(WorkerPool* pool, std::function<void()> work);
 
-  void Keep(std::shared_ptr<void> self) { self_ = std::move(self); }
+  // Once the reactor is made, before anything else.
+  void Keep(std::shared_ptr<void> self);
 
   // Logs, counts, and lets go of the reactor, which may then be gone. Last of all, from OnDone.
   void Close(absl::StatusCode code);
 
-  void SetCancelled() { cancelled_.store(true); }
+  // First of all in OnCancel.
+  void SetCancelled();
   bool cancelled() const { return cancelled_.load(); }
 
   // DEADLINE_EXCEEDED or CANCELLED, whichever it was.
