@@ -44,6 +44,7 @@ Scheduler::Scheduler(const RunnerLimits& limits) : limits_(limits), pages_(limit
 }
 
 void Scheduler::Add(std::shared_ptr<Request> request) {
+  if (idle()) most_pages_wanted_ = 0;
   Sequence& sequence = NewSequence();
   sequence.request = std::move(request);
   sequence.order = num_arrived_++;
@@ -57,7 +58,6 @@ void Scheduler::Add(std::shared_ptr<Request> request) {
 }
 
 const Batch& Scheduler::Next(absl::Time now) {
-  if (running_.empty() && steps_.empty()) most_pages_wanted_ = 0;
   batch_.decode.clear();
   batch_.prefill.clear();
   batch_.ragged.clear();

@@ -89,6 +89,13 @@ TEST_P(SchedulerGrowth, IdleItKeepsWhatTheLastBusyTimeWanted) {
   EXPECT_EQ(stepper.runner().mapped_pages(), 17);
 }
 
+TEST_P(SchedulerGrowth, WhatAQueueWantedIsWantedUntilItIsServed) {
+  Stepper stepper(Growing(GetParam(), None));  // room for one at a time: nothing runs when it ends, though three wait
+  for (const auto& request : GenerateRequests(4, 60, 1)) stepper.Add(request);
+  stepper.StepsUntilIdle();
+  EXPECT_GE(stepper.scheduler().PagesWanted(), 1 + 4 * 15);
+}
+
 TEST_P(SchedulerGrowth, AnEncoderWantsNoPages) {
   FakeRunnerOptions options{.limits = EncoderLimits()};
   options.limits.look_ahead = GetParam();
