@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -58,16 +57,6 @@ class Daemon:
         self.target, self.http = found["gRPC"], found["HTTP"]
         if config is not None:
             self.report = self.load("--model", "m", "--config-json", json.dumps(config), *flags)
-
-    def await_ready(self):
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://{self.http}/readyz", timeout=10):
-                    return
-            except urllib.error.URLError:
-                if self.process.poll() is not None:
-                    raise
-                time.sleep(0.005)
 
     def call(self, command, *arguments):
         done = subprocess.run([BUILD / "automodeld", command, "--server", self.target, *arguments], capture_output=True,
@@ -323,16 +312,16 @@ def make_llama(folder, quantized):
 
 def start():
     """With the model in the daemon's configuration: until the daemon is ready and a client that starts then has a token."""
-    rowwise = {"fp8_config": {"recipe_name": "rowwise"}}
+    rowwise = {"fp8_config": {"recipe_name": FP8[1]}}
     for what, quantized, fields, bar in (("bf16 checkpoint, FP8 on load", False, rowwise, "4 / 2.5"),
                                          ("bf16 checkpoint, bf16", False, {}, ""), ("FP8 checkpoint", True, {}, "3 / 2")):
         config = llamas() / "serve.yaml"
         config.write_text(json.dumps({"models": [{"model": "m", "path": str(llama(quantized)),
-                                                  "engine": {"max_model_len": 4096}, **fields}]}))
+                                                  "engine": {"max_model_len": int(SHORT[1])}, **fields}]}))
         times = []
         for _ in range(3):
             with Daemon(serve=("--config", str(config))) as d:
-                d.await_ready()
+                d.call("health", "--wait", "60s")
                 ready = time.monotonic() - d.start
                 d.call("generate", "m", "--token-ids", "1,2,3", "--max-tokens", "1")
                 times.append(time.monotonic() - d.start)

@@ -3,6 +3,7 @@
 
 #include <thread>
 
+#include "tests/await_that.h"
 #include "tests/service/test_daemon.h"
 
 namespace automodeld {

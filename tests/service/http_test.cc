@@ -13,6 +13,7 @@
 #include <random>
 
 #include "server/address.h"
+#include "tests/await_that.h"
 #include "tests/service/test_daemon.h"
 
 namespace automodeld {

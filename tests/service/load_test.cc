@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "tests/await_that.h"
 #include "tests/service/test_daemon.h"
 
 namespace automodeld {

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 
+#include "tests/await_that.h"
+
 namespace automodeld {
 namespace {
 

@@ -11,7 +11,6 @@
 #include <grpcpp/generic/generic_stub.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -83,16 +82,6 @@ std::string Health(const std::shared_ptr<grpc::Channel>& channel, const std::str
 
 // Blocks until grpc.health.v1.Health/Watch says SERVING (1) or NOT_SERVING (2).
 void AwaitHealth(const std::shared_ptr<grpc::Channel>& channel, const std::string& service, char status);
-
-// Waits for what other threads bring about, without a clock in the condition.
-template <typename Condition>
-void AwaitThat(const Condition& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-  while (!condition()) {
-    ASSERT_LT(std::chrono::steady_clock::now(), deadline) << "it never came true";
-    std::this_thread::yield();
-  }
-}
 
 // A unary call of any method with any bytes.
 grpc::Status RawCall(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,

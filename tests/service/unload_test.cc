@@ -5,6 +5,7 @@
 #include <thread>
 #include <vector>
 
+#include "tests/await_that.h"
 #include "tests/service/test_daemon.h"
 
 namespace automodeld {
