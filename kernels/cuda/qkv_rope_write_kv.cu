@@ -1,15 +1,11 @@
-// For each token and head of q and k: n = x / rms(x) * w (if there is a w), then with halves a, b of the rotated part
-//   a' = a cos - b sin;  b' = b cos + a sin
-// each product rounded as in eager/qkv_rope_write_kv.cc; k' and v go to the token's cache slot on the way, converted if
-// the cache has another type.
+// Each head of q and k of each token is normed and rotated (kernels/cuda/rope_head.h); k and v go to the token's cache
+// slot on the way, converted if the cache has another type.
 // A thread takes two packs of a head, so that it has both numbers of a rotated pair; the neighbouring lanes of a head
 // add up its squares. Reads qkv once; writes q, k and the slots. v, and q and k where nothing changes them, are views
 // of qkv.
 #include <bit>
 
-#include "kernels/cuda/launch.h"
-#include "kernels/cuda/row_quantize.h"
-#include "kernels/cuda/row_reduce.h"
+#include "kernels/cuda/rope_head.h"
 #include "kernels/kv_cache.h"
 #include "kernels/op_samples.h"
 #include "kernels/qkv_rope_write_kv.h"
@@ -54,95 +50,10 @@ __device__ void WriteSlot(const CacheSlots& cache, int64_t offset, const Pack<T,
   if (cache.type == at::kFloat) return convert(float{});
   if (cache.type == at::kBFloat16) return convert(at::BFloat16{});
   if (cache.type == at::kHalf) return convert(at::Half{});
-  Pack<float, W> scaled;
-  for (int j = 0; j < W; ++j) scaled[j] = static_cast<float>(x[j]) * cache.write_scale;
-  Store(static_cast<uint8_t*>(cache.base) + offset, ToE4m3(scaled));
+  Store(static_cast<uint8_t*>(cache.base) + offset, ToE4m3Cache(x, cache.write_scale));
 }
 
-// Of the rotated pairs that a part has.
-template <int W>
-struct Angles {
-  Pack<float, W> cosine, sine;
-};
-
-// Two packs of a head: the elements first + j and second + j, which are a pair where they are rotated.
-template <typename T, int W>
-struct HeadPart {
-  int first, second, head_dim;
-  bool rotated;
-  Pack<T, W> a, b;
-
-  // The `index`th part of a head: pairs of the rotated elements, then the rest in turn; beyond the end it has none.
-  __device__ void PlaceAt(int index, const RopeArgs<T>& args) {
-    const int pairs = args.half / W;
-    head_dim = args.head_dim;
-    rotated = index < pairs;
-    first = rotated ? index * W : 2 * args.half + 2 * (index - pairs) * W;
-    second = first + (rotated ? args.half : W);
-    for (int j = 0; j < W; ++j) a[j] = b[j] = T{};
-  }
-
-  __device__ void LoadFrom(const T* head) {
-    if (first < head_dim) a = Load<T, W>(head + first);
-    if (second < head_dim) b = Load<T, W>(head + second);
-  }
-
-  // cos_sin: [2, half].
-  __device__ Angles<W> LoadAngles(const float* cos_sin, int half) const {
-    if (!rotated) return {};
-    return {Load<float, W>(cos_sin + first), Load<float, W>(cos_sin + half + first)};
-  }
-
-  __device__ void StoreTo(T* head) const {
-    if (first < head_dim) Store(head + first, a);
-    if (second < head_dim) Store(head + second, b);
-  }
-
-  __device__ void WriteTo(const CacheSlots& cache, int64_t offset) const {
-    if (first < head_dim) WriteSlot(cache, offset + first, a);
-    if (second < head_dim) WriteSlot(cache, offset + second, b);
-  }
-
-  __device__ float Squares() const {
-    float squares = 0;
-    for (int j = 0; j < W; ++j) {
-      const float x = static_cast<float>(a[j]), y = static_cast<float>(b[j]);
-      squares += x * x + y * y;
-    }
-    return squares;
-  }
-
-  __device__ void Normalize(float scale, const HeadPart& weight) {
-    for (int j = 0; j < W; ++j) {
-      a[j] = Product(static_cast<T>(static_cast<float>(a[j]) * scale), weight.a[j]);
-      b[j] = Product(static_cast<T>(static_cast<float>(b[j]) * scale), weight.b[j]);
-    }
-  }
-
-  __device__ void Rotate(const Angles<W>& angles) {
-    if (!rotated) return;
-    const Pack<float, W>&cosine = angles.cosine, &sine = angles.sine;
-    for (int j = 0; j < W; ++j) {
-      const T c = static_cast<T>(cosine[j]), s = static_cast<T>(sine[j]), x = a[j], y = b[j];
-      a[j] = static_cast<T>(static_cast<float>(Product(x, c)) - static_cast<float>(Product(y, s)));
-      b[j] = static_cast<T>(static_cast<float>(Product(y, c)) + static_cast<float>(Product(x, s)));
-    }
-  }
-
- private:
-  // Rounded before it is added to anything.
-  static __device__ T Product(T x, T y) {
-    return static_cast<T>(__fmul_rn(static_cast<float>(x), static_cast<float>(y)));
-  }
-};
-
-// Of the lanes (a power of two) that share a head.
-__device__ float LanesSum(float value, int lanes) {
-  for (int offset = lanes / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(kAllLanes, value, offset);
-  return value;
-}
-
-// No pack crosses the end of a half or of a head, and begins on its own border; a head has at most N parts a lane.
+// Every pack begins on its own border; a head has at most N parts a lane.
 template <typename T, int W, int N>
 __global__ void __launch_bounds__(kThreads) qkv_rope_write_kv_kernel(const RopeArgs<T> a) {
   AllowNext();
@@ -156,10 +67,10 @@ __global__ void __launch_bounds__(kThreads) qkv_rope_write_kv_kernel(const RopeA
   const int64_t position = rotates ? a.positions[token] : 0;
   const int64_t slot = a.slots != nullptr ? a.slots[token] : 0;
   HeadPart<T, W> x[N], weight[N];
-  Angles<W> angles[N] = {};
+  Angles<T, W> angles[N] = {};
   for (int n = 0; n < N; ++n) {
-    x[n].PlaceAt(lane + n * lanes, a);
-    weight[n].PlaceAt(lane + n * lanes, a);
+    x[n].PlaceAt(lane + n * lanes, a.half, a.head_dim);
+    weight[n].PlaceAt(lane + n * lanes, a.half, a.head_dim);
     if (norm != nullptr) weight[n].LoadFrom(norm);
     if (rotates) angles[n] = x[n].LoadAngles(a.cos_sin + position * 2 * a.half, a.half);
   }
@@ -170,7 +81,7 @@ __global__ void __launch_bounds__(kThreads) qkv_rope_write_kv_kernel(const RopeA
   if (a.q_norm != nullptr || a.k_norm != nullptr) {  // the same for all lanes of a warp
     float squares = 0;
     for (int n = 0; n < N; ++n) squares += x[n].Squares();
-    const float scale = rsqrtf(LanesSum(squares, lanes) / static_cast<float>(a.head_dim) + a.eps);
+    const float scale = InverseRms(LanesSum(squares, lanes), a.head_dim, a.eps);
     for (int n = 0; n < N && norm != nullptr; ++n) x[n].Normalize(scale, weight[n]);
   }
   if (!exists) return;
@@ -178,13 +89,18 @@ __global__ void __launch_bounds__(kThreads) qkv_rope_write_kv_kernel(const RopeA
   if (a.q != nullptr && !is_v) {
     T* to =
         is_q ? a.q + (token * a.heads + head) * a.head_dim : a.k + (token * a.kv_heads + head - a.heads) * a.head_dim;
-    for (int n = 0; n < N; ++n) x[n].StoreTo(to);
+    for (int n = 0; n < N; ++n) {
+      x[n].ForEachPack([&](int column, const Pack<T, W>& pack) { Store(to + column, pack); });
+    }
   }
   if (a.slots == nullptr || is_q) return;
   const unsigned page = static_cast<unsigned>(slot) / a.page_size, row = static_cast<unsigned>(slot) % a.page_size;
   const int kv_head = head - a.heads - (is_v ? a.kv_heads : 0);
   const int64_t offset = page * a.page_stride + row * a.slot_stride + int64_t{kv_head} * a.head_dim;
-  for (int n = 0; n < N; ++n) x[n].WriteTo(is_v ? a.v_cache : a.k_cache, offset);
+  const CacheSlots& cache = is_v ? a.v_cache : a.k_cache;
+  for (int n = 0; n < N; ++n) {
+    x[n].ForEachPack([&](int column, const Pack<T, W>& pack) { WriteSlot(cache, offset + column, pack); });
+  }
 }
 
 CacheSlots SlotsOf(const char* scale_name, const at::Tensor& cache, double scale) {
