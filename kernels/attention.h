@@ -2,7 +2,7 @@
 //
 //   ASSIGN_OR_RETURN(auto attention, MakeAttention("sdpa", shape, device, methods));
 //   attention->Plan(step);                              // once a step
-//   LinearInput out = attention->Run(layer, q, k, v, kv);  // every layer
+//   LinearInput out = attention->Run(layer, q, k, v, kv);  // every layer, or RunRaw where that can
 //
 // Versions: eager (plain ATen in float32: the definition), sdpa (libtorch's kernels, called directly in the order of
 // sdpa_method, never by process-wide switches), flash_attention_2 (online softmax over pages; cpu/ and cuda/).
@@ -13,6 +13,7 @@
 #include <absl/status/statusor.h>
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -75,6 +76,16 @@ struct AttentionNeeds {
   bool sinks = false;
 };
 
+// What qkv_rope_write_kv (kernels/ops.h) is given besides the layer and its cache.
+struct RawQkv {
+  const std::string& version;  // of the operation, that is in force: "cuda", "eager", "mycorp::qkv_rope_write_kv"
+  const at::Tensor& qkv;       // [tokens, (heads + 2 * kv_heads) * head_dim]
+  const std::optional<at::Tensor>&q_norm, &k_norm;
+  double eps;
+  const at::Tensor& cos_sin;  // may be undefined
+  const at::Tensor &positions, &slots;
+};
+
 // The largest step that Plan will be given, as far as memory is laid out by it.
 struct AttentionCapacity {
   int64_t max_sequences = 0;  // of a step
@@ -98,6 +109,16 @@ class AttentionBackend {
   // types whatever q's, may be null if nothing is paged. Result: [tokens, heads * head_dim], of q's dtype or quantised.
   virtual LinearInput Run(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                           const KvCache* kv) = 0;
+  // Whether RunRaw takes the place of that version of qkv_rope_write_kv in steps of decode rows alone, as far as that
+  // depends on the model and its cache.
+  virtual bool TakesRaw(const std::string& /*version*/, at::ScalarType /*kv_dtype*/) const { return false; }
+  // The operation and Run in one: writes this step's keys and values into `kv`, the same bits, and gives what Run
+  // would. May be captured as Run may. std::nullopt, and then nothing is done, where it cannot: the step has other rows
+  // than decode rows, the version is not the backend's own, or a shape, type or layout is one that it has no kernel
+  // for.
+  virtual std::optional<LinearInput> RunRaw(const AttentionLayer&, const RawQkv&, const KvCache&) {
+    return std::nullopt;
+  }
 };
 
 // SDPA's implementations, in the order to try.

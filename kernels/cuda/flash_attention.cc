@@ -1,4 +1,5 @@
-// flash_attention_2 on CUDA. A step is at most three launches: decode rows, other rows of pages, ragged rows.
+// flash_attention_2 on CUDA. A step is at most three launches: decode rows, other rows of pages, ragged rows. Where
+// there are decode rows alone, that launch can do the work of qkv_rope_write_kv too.
 #include "kernels/cuda/flash_attention.h"
 
 #include <ATen/cuda/CUDAContext.h>
@@ -11,6 +12,7 @@
 #include "kernels/attention_backends.h"
 #include "kernels/cuda/flash_attention_plan.h"
 #include "kernels/fp8.h"
+#include "kernels/registry.h"
 
 namespace automodeld {
 namespace {
@@ -72,9 +74,56 @@ FlashSource SourceOf(const at::Tensor& keys, const at::Tensor& values) {
           .token_stride = keys.stride(-3)};
 }
 
+// Whether kernels can read x in packs of 8 elements; undefined: there is nothing to read.
+bool IsInPacks(const at::Tensor& x, at::ScalarType type, at::IntArrayRef sizes) {
+  if (!x.defined()) return true;
+  const auto place = reinterpret_cast<uintptr_t>(x.const_data_ptr());
+  return x.scalar_type() == type && x.sizes() == sizes && x.is_contiguous() && place % (8 * x.element_size()) == 0;
+}
+
+bool IsIndex(const at::Tensor& x, int64_t tokens) {
+  return x.defined() && x.scalar_type() == at::kLong && x.dim() == 1 && x.size(0) == tokens && x.is_contiguous();
+}
+
+at::Tensor OrUndefined(const std::optional<at::Tensor>& x) { return x.value_or(at::Tensor()); }
+
+// Whether heads, norms and angles come in packs of 8 elements, as qkv_rope_write_kv.cu takes them in then: in other
+// packs it adds up a head's squares in another order.
+bool ComesInPacks(const AttentionLayer& layer, const RawQkv& raw) {
+  const at::ScalarType type = raw.qkv.scalar_type();
+  const int64_t width = (layer.num_heads + 2 * layer.num_kv_heads) * layer.head_dim;
+  if (raw.qkv.dim() != 2 || raw.qkv.size(1) != width || raw.qkv.stride(1) != 1 || !OnBordersOf16(raw.qkv)) return false;
+  for (const at::Tensor& norm : {OrUndefined(raw.q_norm), OrUndefined(raw.k_norm)}) {
+    if (!IsInPacks(norm, type, {layer.head_dim})) return false;
+  }
+  if (!raw.cos_sin.defined()) return true;
+  const int64_t half = raw.cos_sin.size(-1);
+  return half % 8 == 0 && 2 * half <= layer.head_dim && IsIndex(raw.positions, raw.qkv.size(0)) &&
+         IsInPacks(raw.cos_sin, at::kFloat, {raw.cos_sin.size(0), 2, half});
+}
+
+FlashRaw RawOf(const AttentionLayer& layer, const RawQkv& raw, const KvCache& kv) {
+  const auto data = [](const at::Tensor& x) { return x.defined() ? x.const_data_ptr() : nullptr; };
+  FlashRaw to;
+  to.q_norm = data(OrUndefined(raw.q_norm));
+  to.k_norm = data(OrUndefined(raw.k_norm));
+  to.slots = raw.slots.const_data_ptr<int64_t>();
+  to.keys = kv.keys(layer.index).mutable_data_ptr();
+  to.values = kv.values(layer.index).mutable_data_ptr();
+  to.k_write_scale = WriteScale("qkv_rope_write_kv: k_scale", kv.dtype(), layer.k_scale);
+  to.v_write_scale = WriteScale("qkv_rope_write_kv: v_scale", kv.dtype(), layer.v_scale);
+  to.eps = static_cast<float>(raw.eps);
+  if (!raw.cos_sin.defined()) return to;
+  to.cos_sin = raw.cos_sin.const_data_ptr<float>();
+  to.positions = raw.positions.const_data_ptr<int64_t>();
+  to.half = static_cast<int32_t>(raw.cos_sin.size(2));
+  return to;
+}
+
 class CudaFlashAttention final : public AttentionBackend {
  public:
-  CudaFlashAttention(const FlashDevice& shape, at::Device device) : group_(shape.group), plan_(shape, device) {}
+  CudaFlashAttention(const FlashDevice& shape, const AttentionNeeds& needs)
+      : group_(shape.group), head_dim_(needs.head_dim), dtype_(needs.dtype), plan_(shape, needs.device) {}
 
   const std::string& name() const override { return name_; }
   bool can_be_captured() const override { return true; }
@@ -104,7 +153,33 @@ class CudaFlashAttention final : public AttentionBackend {
     return QuantizedIf(layer.quantize, out);
   }
 
+  bool TakesRaw(const std::string& version, at::ScalarType kv_dtype) const override {
+    return version == VersionName(at::kCUDA) && head_dim_ % 16 == 0 &&
+           (kv_dtype == dtype_ || kv_dtype == at::kFloat8_e4m3fn);
+  }
+
+  std::optional<LinearInput> RunRaw(const AttentionLayer& layer, const RawQkv& raw, const KvCache& kv) override {
+    if (!CanRunRaw(layer, raw, kv)) return std::nullopt;
+    const c10::cuda::CUDAGuard guard(raw.qkv.device());
+    FlashArgs args = ArgsOf(layer, raw.qkv);
+    args.raw = RawOf(layer, raw, kv);
+    const at::Tensor out = at::empty({raw.qkv.size(0), layer.num_heads * layer.head_dim}, raw.qkv.options());
+    args.out = out.mutable_data_ptr();
+    RunDecode(layer, raw.qkv, kv, args);
+    return QuantizedIf(layer.quantize, out);
+  }
+
  private:
+  bool CanRunRaw(const AttentionLayer& layer, const RawQkv& raw, const KvCache& kv) const {
+    if (!plan_.is_decode() || !TakesRaw(raw.version, kv.dtype()) || raw.qkv.scalar_type() != dtype_) return false;
+    const at::Tensor keys = kv.keys(layer.index);
+    return layer.head_dim == head_dim_ && layer.num_heads == layer.num_kv_heads * group_ &&
+           raw.qkv.size(0) == plan_.num_decode() && ComesInPacks(layer, raw) && IsIndex(raw.slots, raw.qkv.size(0)) &&
+           HeldAs(keys, kv.values(layer.index), raw.qkv) != FlashHeld::kOther && kv.page_size() == plan_.page_size() &&
+           keys.size(0) * kv.page_size() <= INT32_MAX && keys.size(2) == layer.num_kv_heads &&
+           keys.size(3) == head_dim_;
+  }
+
   FlashArgs ArgsOf(const AttentionLayer& layer, const at::Tensor& q) const {
     FlashArgs args;
     args.q = q.const_data_ptr();
@@ -161,7 +236,8 @@ class CudaFlashAttention final : public AttentionBackend {
   }
 
   const std::string name_ = "flash_attention_2:cuda";
-  int64_t group_;
+  int64_t group_, head_dim_;
+  at::ScalarType dtype_;
   FlashPlan plan_;
 };
 
@@ -196,7 +272,7 @@ AttentionOr MakeCudaFlashAttention(const AttentionNeeds& needs) {
                           .causal = needs.causal,
                           .multiprocessors = properties.multiProcessorCount,
                           .clusters = properties.major >= 9};
-  return std::make_unique<CudaFlashAttention>(shape, needs.device);
+  return std::make_unique<CudaFlashAttention>(shape, needs);
 }
 
 }  // namespace automodeld

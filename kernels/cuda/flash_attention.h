@@ -44,9 +44,23 @@ struct FlashSource {
   int64_t page_stride = 0, token_stride = 0;
 };
 
+// What decode reads where q is rows of q, k and v before norm and rotation, as qkv_rope_write_kv is given them.
+struct FlashRaw {
+  const void *q_norm = nullptr, *k_norm = nullptr;  // [head_dim] of q's type, or null
+  const float* cos_sin = nullptr;                   // [positions, 2, half]; null: no rotation
+  const int64_t* positions = nullptr;               // [tokens]; null without cos_sin
+  const int64_t* slots = nullptr;                   // [tokens]; null: q is queries, and no more than that
+  void *keys = nullptr, *values = nullptr;          // FlashSource's, to write to
+  float k_write_scale = 1.0f, v_write_scale = 1.0f;
+  float eps = 0.0f;
+  int32_t half = 0;
+};
+
 struct FlashArgs {
-  const void* q = nullptr;  // [tokens, heads, head_dim], dense but for the first dimension
+  // [tokens, heads, head_dim], dense but for the first dimension; raw: [tokens, heads + 2 kv_heads, head_dim]
+  const void* q = nullptr;
   int64_t q_stride = 0;
+  FlashRaw raw;
   void* out = nullptr;  // [tokens, heads * head_dim], of q's type
   // Where splits > cluster: sums over the keys of each cluster, [items, kv_heads, splits / cluster, rows of a tile,
   // head_dim + 4] float32: of weighted values, then the largest score in units of log 2 and the sum of weights.

@@ -5,7 +5,10 @@
 #ifndef KERNELS_CUDA_FLASH_ATTENTION_KERNEL_H_
 #define KERNELS_CUDA_FLASH_ATTENTION_KERNEL_H_
 
+#include <climits>
+
 #include "kernels/cuda/flash_attention_merge.h"
+#include "kernels/cuda/flash_attention_raw.h"
 
 namespace automodeld {
 
@@ -52,8 +55,8 @@ class FlashQueries {
   static constexpr int kRounds = (kTotal + Tile::kThreads - 1) / Tile::kThreads;
 
  public:
-  // Says where they are: what can be worked out before they can be read.
-  __device__ FlashQueries(const FlashArgs& a, const FlashBlock& b) {
+  // Says where they are: what can be worked out before they can be read. shared: the block's.
+  __device__ FlashQueries(const FlashArgs& a, const FlashBlock& b, char* shared) : shared_(shared) {
 #pragma unroll
     for (int i = 0; i < kRounds; ++i) {
       const int piece = i * Tile::kThreads + static_cast<int>(threadIdx.x);
@@ -69,7 +72,8 @@ class FlashQueries {
     for (int i = 0; i < kRounds; ++i) pieces_[i] = from_[i] != nullptr ? *from_[i] : uint4{};
   }
 
-  __device__ void Store(typename Tile::Product* to) const {
+  __device__ void Store() const {
+    auto* const to = reinterpret_cast<typename Tile::Product*>(shared_ + Tile::kRowsAt);
 #pragma unroll
     for (int i = 0; i < kRounds; ++i) {
       const int piece = i * Tile::kThreads + static_cast<int>(threadIdx.x);
@@ -79,6 +83,7 @@ class FlashQueries {
   }
 
  private:
+  char* const shared_;
   const uint4* from_[kRounds];
   uint4 pieces_[kRounds];
 };
@@ -112,19 +117,19 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm)
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
   FlashKeys<Tile> keys(a, b, shared + Tile::kTeamsAt, thread / Tile::kTeam, thread % Tile::kTeam);
   const int first_row = Tile::kOwnKeys ? 0 : warp * 16 * Tile::kRowTiles;
-  auto* const stored = reinterpret_cast<typename Tile::Product*>(shared + Tile::kRowsAt);
-  FlashRowsOfWarp<Tile> rows(a, b, stored, first_row);
-  FlashQueries<Tile> queries(a, b);
-  // Keys that earlier steps wrote need not wait for the kernel before.
-  const int end_of_old = Tile::kOwnKeys ? b.s.context - a.fresh_keys : 0;
+  FlashRowsOfWarp<Tile> rows(a, b, reinterpret_cast<const typename Tile::Product*>(shared + Tile::kRowsAt), first_row);
+  std::conditional_t<Tile::kRaw, FlashRawQueries<Tile>, FlashQueries<Tile>> queries(a, b, shared);
+  // Keys that earlier steps wrote need not wait for the kernel before; of raw rows no others are read.
+  const int end_of_old = Tile::kRaw ? INT_MAX : Tile::kOwnKeys ? b.s.context - a.fresh_keys : 0;
   int started = 0;
   for (; started < Tile::kStages - 1 && keys.FirstKeyOf(started) + Tile::kKeys <= end_of_old; ++started) {
     keys.Start(started);
   }
+  if constexpr (Tile::kRaw) queries.Prepare();
   AwaitPrevious();
-  queries.Fetch();
+  if constexpr (!Tile::kRaw) queries.Fetch();
   for (; started < Tile::kStages - 1; ++started) keys.Start(started);
-  queries.Store(stored);
+  queries.Store();
   __syncthreads();
   rows.TakeQueries();
   if constexpr (Tile::kRowsInStage) __syncthreads();  // all have theirs: the stage may be filled
@@ -141,6 +146,13 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm)
     if constexpr (Tile::kHeld == FlashHeld::kOther) {
       keys.Gather(t);
       meet();
+    }
+    if constexpr (Tile::kRaw) {
+      const int newest = b.s.context - 1 - keys.FirstKeyOf(t);
+      if (newest < Tile::kKeys) {
+        queries.AddNewest(keys.Keys(t), newest);
+        meet();
+      }
     }
     rows.Add(keys.Keys(t), keys.Values(t), keys.FirstKeyOf(t));
   }
@@ -163,13 +175,22 @@ void LaunchTile(const FlashArgs& args) {
     Launch(kernel, blocks, Tile::kThreads, Tile::kSharedBytes, args);
 }
 
+// kOther has no version for raw rows.
+template <typename T, FlashHeld Held, int Dim, FlashKind Kind>
+void LaunchDecode(const FlashArgs& args) {
+  if constexpr (Held != FlashHeld::kOther) {
+    if (args.raw.slots != nullptr) return LaunchTile<FlashTile<T, Held, Dim, Kind, true>>(args);
+  }
+  LaunchTile<FlashTile<T, Held, Dim, Kind>>(args);
+}
+
 template <typename T, FlashHeld Held, int Dim>
 void LaunchKind(FlashKind kind, const FlashArgs& args) {
   switch (kind) {
     case FlashKind::kDecode:
-      return LaunchTile<FlashTile<T, Held, Dim, FlashKind::kDecode>>(args);
+      return LaunchDecode<T, Held, Dim, FlashKind::kDecode>(args);
     case FlashKind::kDecodeMany:
-      return LaunchTile<FlashTile<T, Held, Dim, FlashKind::kDecodeMany>>(args);
+      return LaunchDecode<T, Held, Dim, FlashKind::kDecodeMany>(args);
     case FlashKind::kSmall:
       return LaunchTile<FlashTile<T, Held, Dim, FlashKind::kSmall>>(args);
     case FlashKind::kLarge:

@@ -41,6 +41,8 @@ class FlashPlan {
   void Send(const AttentionStep& step);
 
   int64_t num_decode() const { return num_decode_; }
+  // Whether the step is rows of different sequences, one of each, and nothing else.
+  bool is_decode() const { return num_decode_ > 0 && num_items_ == 0 && fresh_keys_ == 1; }
   const FlashSplits& splits() const { return splits_; }
   FlashKind decode_kind() const;
   int64_t page_size() const { return page_size_; }

@@ -10,12 +10,13 @@
 namespace automodeld {
 
 // A team of threads takes keys tile after tile through stages of its own. Decode: every warp is a team, and all have
-// the same rows; else the block is one team, and every warp has rows of its own.
-template <typename Element, FlashHeld Held, int Dim, FlashKind Kind>
+// the same rows; else the block is one team, and every warp has rows of its own. Raw, for decode alone: see FlashRaw.
+template <typename Element, FlashHeld Held, int Dim, FlashKind Kind, bool Raw = false>
 struct FlashTile {
   using T = Element;  // of queries and results
   static constexpr FlashHeld kHeld = Held;
   static constexpr bool kBytes = Held == FlashHeld::kBytes;
+  static constexpr bool kRaw = Raw;
   using Product = std::conditional_t<kBytes, __half, T>;  // what is multiplied
   static constexpr int kDim = Dim;
   static constexpr bool kOwnKeys = Kind == FlashKind::kDecode || Kind == FlashKind::kDecodeMany;
@@ -46,7 +47,9 @@ struct FlashTile {
   static constexpr int kRowsAt = kRowsInStage ? kTeamBytes - kStageBytes : 0;
   static constexpr int kTeamsAt = kRowsInStage ? 0 : kRowBytes;
   static constexpr int kSumsWidth = Dim + 4;  // floats: columns, then the largest score and the sum of weights
-  static constexpr int kSharedBytes = kTeamsAt + kTeams * kTeamBytes;
+  static constexpr int kNewestAt = kTeamsAt + kTeams * kTeamBytes;  // of raw rows: a key, a value
+  static constexpr int kSharedBytes = kNewestAt + (kRaw ? 2 * kKeyBytes : 0);
+  static_assert(!kRaw || (kOwnKeys && Held != FlashHeld::kOther));
   static_assert(!kRowsInStage || kRowBytes <= kStageBytes);
   static_assert(!kOwnKeys || 2 * 16 * kSumsWidth * 4 <= kTeamBytes);  // a warp's sums and the block's replace stages
 
@@ -111,7 +114,7 @@ class FlashKeys {
   }
 
   // Tile t, once the team may read its stage: [kKeys] of kKeyBytes each.
-  __device__ const char* Keys(int t) const { return StageOf(t); }
+  __device__ char* Keys(int t) const { return StageOf(t); }
   __device__ const char* Values(int t) const { return StageOf(t) + Tile::kTileBytes; }
 
   // kOther, instead of Start: the team must meet before and after.
@@ -141,13 +144,15 @@ class FlashKeys {
     return (page * a_.source.page_stride + in_page * a_.source.token_stride) * kHeldBytes;
   }
 
-  // Keys past the end become zeros: what lies there may be another's NaN, which no mask would take out of V.
+  // Keys past the end become zeros: what lies there may be another's NaN, which no mask would take out of V. So does
+  // the newest key where rows are raw: it is not in the cache yet.
   __device__ void Copy(int t, char* to) const {
     constexpr int kPerCopy = 16 / kHeldBytes, kCopies = Tile::kDim / kPerCopy, kTotal = Tile::kKeys * kCopies;
     const int64_t head = int64_t{b_.kv_head} * a_.head_dim * kHeldBytes;
     const char *keys = static_cast<const char*>(a_.source.keys) + head,
                *values = static_cast<const char*>(a_.source.values) + head;
-    const int left = b_.end - FirstKeyOf(t), token_bytes = static_cast<int>(a_.source.token_stride) * kHeldBytes;
+    const int end = Tile::kRaw ? min(b_.end, b_.s.context - 1) : b_.end;
+    const int left = end - FirstKeyOf(t), token_bytes = static_cast<int>(a_.source.token_stride) * kHeldBytes;
 #pragma unroll
     for (int i = 0; i < Rounds(kTotal); ++i) {
       const int copy = i * Tile::kTeam + thread_, row = copy / kCopies, column = copy % kCopies * kPerCopy;
