@@ -3,7 +3,8 @@
 //   kernels_test --gtest_also_run_disabled_tests --gtest_filter='*AttentionBench*'
 //
 // Each case is a graph of 32 layers; a layer's time is the graph's by 32, and its bytes are the keys and values that
-// the rows see, once per sequence and key head.
+// the rows see, once per sequence and key head. RopeAndDecode compares qkv_rope_write_kv and attention after it with
+// attention over raw rows.
 #include <c10/core/Event.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -11,9 +12,11 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <functional>
 
 #include "kernels/attention.h"
 #include "kernels/device_graph.h"
+#include "kernels/ops.h"
 #include "tests/kernels/devices.h"
 
 namespace automodeld {
@@ -28,6 +31,7 @@ struct BenchCase {
   int64_t heads = 32, kv_heads = 8, head_dim = 128;
   at::ScalarType kv_dtype = at::kBFloat16;
   bool quantize = false;
+  bool norm = false;  // of q and k, where rows are raw
 };
 
 const std::vector<BenchCase> kCases = {
@@ -83,6 +87,28 @@ const std::vector<BenchCase> kCases = {
      .head_dim = 64},
 };
 
+const std::vector<BenchCase> kRopeCases = {
+    {.name = "1 x 200", .context = 200},
+    {.name = "1 x 200, quantised", .context = 200, .quantize = true},
+    {.name = "1 x 2000", .context = 2000},
+    {.name = "1 x 32768", .context = 32768},
+    {.name = "1 x 200, heads 16/8, norm", .context = 200, .heads = 16, .norm = true},
+    {.name = "8 x 1000", .sequences = 8, .context = 1000},
+    {.name = "16 x 1000", .sequences = 16, .context = 1000},
+    {.name = "64 x 200", .sequences = 64, .context = 200},
+    {.name = "64 x 200, e4m3", .sequences = 64, .context = 200, .kv_dtype = at::kFloat8_e4m3fn},
+    {.name = "64 x 1000", .sequences = 64, .context = 1000},
+    {.name = "64 x 1000, e4m3", .sequences = 64, .context = 1000, .kv_dtype = at::kFloat8_e4m3fn},
+    {.name = "64 x 1000, heads 28/4", .sequences = 64, .context = 1000, .heads = 28, .kv_heads = 4},
+    {.name = "64 x 1000, heads 14/2 of 64",
+     .sequences = 64,
+     .context = 1000,
+     .heads = 14,
+     .kv_heads = 2,
+     .head_dim = 64},
+    {.name = "256 x 1000", .sequences = 256, .context = 1000},
+};
+
 // The tensors and pages of a case, and its step.
 struct BenchStep {
   BenchStep(const BenchCase& c, at::Device device) : bench(c) {
@@ -109,17 +135,18 @@ struct BenchStep {
     }
   }
 
+  AttentionLayer Layer(int64_t index) const {
+    return {.index = index,
+            .num_heads = bench.heads,
+            .num_kv_heads = bench.kv_heads,
+            .head_dim = bench.head_dim,
+            .scale = 0.1,
+            .causal = !bench.ragged,
+            .quantize = bench.quantize};
+  }
+
   void Run(AttentionBackend& backend) const {
-    for (int64_t i = 0; i < kLayers; ++i) {
-      const AttentionLayer layer{.index = i,
-                                 .num_heads = bench.heads,
-                                 .num_kv_heads = bench.kv_heads,
-                                 .head_dim = bench.head_dim,
-                                 .scale = 0.1,
-                                 .causal = !bench.ragged,
-                                 .quantize = bench.quantize};
-      backend.Run(layer, q, k, v, kv.get());
-    }
+    for (int64_t i = 0; i < kLayers; ++i) backend.Run(Layer(i), q, k, v, kv.get());
   }
 
   double bytes() const {
@@ -140,8 +167,51 @@ struct BenchStep {
   AttentionStep step;
 };
 
-void Measure(const BenchCase& c, at::Device device) {
-  const BenchStep bench(c, device);
+// Decode rows of a case as the linear layer gives them, each sequence's newest token.
+struct RawBenchStep : BenchStep {
+  RawBenchStep(const BenchCase& c, at::Device device)
+      : BenchStep(c, device), ops(FindFusedOps(EagerOps(), OpNames(), device, at::kBFloat16).ops) {
+    const int64_t newest = c.context - 1;
+    std::vector<int64_t> written;
+    for (const SequenceRows& rows : step.paged) {
+      written.push_back(rows.pages[static_cast<size_t>(newest / 16)] * int64_t{16} + newest % 16);
+    }
+    qkv = at::randn({c.sequences, (c.heads + 2 * c.kv_heads) * c.head_dim}, q.options());
+    slots = at::tensor(written, at::kLong).to(device);
+    positions = at::full_like(slots, newest);
+    cos_sin = at::randn({c.context, 2, c.head_dim / 2}, q.options().dtype(at::kFloat));
+    if (c.norm) norm = at::randn({c.head_dim}, q.options());
+  }
+
+  void RunTwo(AttentionBackend& backend) const {
+    for (int64_t i = 0; i < kLayers; ++i) {
+      const auto [roped_q, roped_k, raw_v] =
+          ops.qkv_rope_write_kv(qkv, bench.heads, bench.kv_heads, norm, norm, 1e-6, cos_sin, positions, kv->keys(i),
+                                kv->values(i), slots, 1.0, 1.0);
+      backend.Run(Layer(i), roped_q, roped_k, raw_v, kv.get());
+    }
+  }
+
+  void RunOne(AttentionBackend& backend) const {
+    const RawQkv raw{.version = ops.qkv_rope_write_kv.version,
+                     .qkv = qkv,
+                     .q_norm = norm,
+                     .k_norm = norm,
+                     .eps = 1e-6,
+                     .cos_sin = cos_sin,
+                     .positions = positions,
+                     .slots = slots};
+    for (int64_t i = 0; i < kLayers; ++i) TORCH_CHECK(backend.RunRaw(Layer(i), raw, *kv).has_value());
+  }
+
+  Ops ops;
+  at::Tensor qkv, positions, slots, cos_sin;
+  std::optional<at::Tensor> norm;
+};
+
+void Measure(const std::string& name, const BenchStep& bench, at::Device device,
+             const std::function<void(AttentionBackend&)>& run) {
+  const BenchCase& c = bench.bench;
   const AttentionNeeds needs{.num_heads = c.heads,
                              .num_kv_heads = c.kv_heads,
                              .head_dim = c.head_dim,
@@ -153,9 +223,9 @@ void Measure(const BenchCase& c, at::Device device) {
   const auto begin = std::chrono::steady_clock::now();
   backend->Plan(bench.step);
   const std::chrono::duration<double, std::micro> plan = std::chrono::steady_clock::now() - begin;
-  bench.Run(*backend);
+  run(*backend);
   const auto graphs = MakeDeviceGraphs(device);
-  const auto graph = graphs->Record([&] { bench.Run(*backend); });
+  const auto graph = graphs->Record([&] { run(*backend); });
   const c10::impl::VirtualGuardImpl guard(device.type());
   double best = 1e9;
   for (int64_t i = 0; i < kRepeats; ++i) {
@@ -167,7 +237,7 @@ void Measure(const BenchCase& c, at::Device device) {
     end.synchronize();
     best = std::min(best, start.elapsedTime(end) * 1e-3 / kLayers);
   }
-  fmt::print("{:40} {:8.2f} us a layer {:7.0f} GB/s {:6.1f} TFLOP/s, planned in {:.0f} us\n", c.name, best * 1e6,
+  fmt::print("{:40} {:8.2f} us a layer {:7.0f} GB/s {:6.1f} TFLOP/s, planned in {:.0f} us\n", name, best * 1e6,
              bench.bytes() / best * 1e-9, bench.operations() / best * 1e-12, plan.count());
 }
 
@@ -176,7 +246,22 @@ TEST(AttentionBench, DISABLED_FlashAttention) {
   if (device.is_cpu()) GTEST_SKIP() << "no GPU";
   const c10::impl::VirtualGuardImpl guard(device.type());
   const c10::StreamGuard on_stream(guard.getStreamFromGlobalPool(device, false));
-  for (const BenchCase& c : kCases) Measure(c, device);
+  for (const BenchCase& c : kCases) {
+    const BenchStep bench(c, device);
+    Measure(c.name, bench, device, [&](AttentionBackend& backend) { bench.Run(backend); });
+  }
+}
+
+TEST(AttentionBench, DISABLED_RopeAndDecode) {
+  const at::Device device = Devices().back();
+  if (device.is_cpu()) GTEST_SKIP() << "no GPU";
+  const c10::impl::VirtualGuardImpl guard(device.type());
+  const c10::StreamGuard on_stream(guard.getStreamFromGlobalPool(device, false));
+  for (const BenchCase& c : kRopeCases) {
+    const RawBenchStep bench(c, device);
+    Measure("rope and decode, " + c.name, bench, device, [&](AttentionBackend& backend) { bench.RunTwo(backend); });
+    Measure("both in one, " + c.name, bench, device, [&](AttentionBackend& backend) { bench.RunOne(backend); });
+  }
 }
 
 }  // namespace
