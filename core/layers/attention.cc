@@ -24,14 +24,25 @@ SelfAttention::SelfAttention(const Weights& w, const SelfAttentionOptions& optio
 }
 
 at::Tensor SelfAttention::Forward(const LinearInput& x, const Inputs& in) const {
+  const at::Tensor qkv = qkv_(x);
   std::optional<at::Tensor> keys, values, slots;
   if (in.kv != nullptr) {
+    const RawQkv raw{.version = ops_->qkv_rope_write_kv.version,
+                     .qkv = qkv,
+                     .q_norm = q_norm_,
+                     .k_norm = k_norm_,
+                     .eps = eps_,
+                     .cos_sin = cos_sin_,
+                     .positions = in.positions,
+                     .slots = in.kv_slots};
+    const std::optional<LinearInput> attended = in.attention->RunRaw(layer_, raw, *in.kv);
+    if (attended.has_value()) return output_(*attended);
     keys = in.kv->keys(layer_.index);
     values = in.kv->values(layer_.index);
     slots = in.kv_slots;
   }
-  auto [q, k, v] = ops_->qkv_rope_write_kv(qkv_(x), layer_.num_heads, layer_.num_kv_heads, q_norm_, k_norm_, eps_,
-                                           cos_sin_, in.positions, keys, values, slots, layer_.k_scale, layer_.v_scale);
+  auto [q, k, v] = ops_->qkv_rope_write_kv(qkv, layer_.num_heads, layer_.num_kv_heads, q_norm_, k_norm_, eps_, cos_sin_,
+                                           in.positions, keys, values, slots, layer_.k_scale, layer_.v_scale);
   return output_(in.attention->Run(layer_, q, k, v, in.kv));
 }
 

@@ -1,4 +1,5 @@
-// Self-attention of a decoder: fused QKV, RoPE and KV write, an attention backend, output projection.
+// Self-attention of a decoder: fused QKV, RoPE and KV write, an attention backend, output projection. Where the backend
+// takes raw rows (AttentionBackend::RunRaw), it does RoPE and KV write too.
 // Follows transformers' LlamaAttention, Qwen2Attention and Qwen3Attention; what differs is in the options.
 #ifndef CORE_LAYERS_ATTENTION_H_
 #define CORE_LAYERS_ATTENTION_H_
