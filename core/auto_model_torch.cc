@@ -133,6 +133,9 @@ class Loading {
     RETURN_IF_ERROR(PlanWeights());
     if (!shape_.causal) RETURN_IF_ERROR(AwaitTokenizer());
     RETURN_IF_ERROR(PlanEngine());
+    if (shape_.causal && attention_->TakesRaw(ops_.qkv_rope_write_kv.version, kv_dtype_)) {
+      loaded_.report.decode_attention_ops = {ops_.qkv_rope_write_kv.name};
+    }
     return config_.CheckOverridesRead(architecture_->name);
   }
 

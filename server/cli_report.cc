@@ -65,6 +65,7 @@ std::string ReportText(const v1::LoadReport& report) {
   for (const auto& patch : report.patches()) {
     rows.push_back({"patch", fmt::format("{}: {} -> {}", patch.op(), patch.from(), patch.to())});
   }
+  for (const auto& op : report.decode_attention_ops()) rows.push_back({"in decode", op + ": inside attention"});
   for (const auto& attempt : report.attempts()) {
     rows.push_back({"fallback", fmt::format("{} -> {}: {}", attempt.what(), attempt.fallback(), attempt.error())});
   }

@@ -97,6 +97,7 @@ v1::LoadReport ToProto(const LoadReport& report) {
   *proto.mutable_model_info() = ToProto(report.info);
   AddSteps(report, &proto);
   proto.set_attention_backend(report.attention_backend);
+  for (const std::string& op : report.decode_attention_ops) proto.add_decode_attention_ops(op);
   if (report.fp8) *proto.mutable_fp8() = ToProto(*report.fp8);
   for (const std::string& name : report.unread_tensors) proto.add_unread_tensors(name);
   proto.mutable_bytes()->set_weights(report.weight_bytes);

@@ -24,6 +24,9 @@ void LogLoaded(const LoadReport& report, bool check_only) {
   for (const OpPatch& patch : report.patches) {
     spdlog::info("model {}: {} patched: {} -> {}", info.model, patch.op, patch.from, patch.to);
   }
+  for (const std::string& op : report.decode_attention_ops) {
+    spdlog::info("model {}: {} is done inside attention in decode steps", info.model, op);
+  }
   for (const LoadAttempt& attempt : report.attempts) {
     spdlog::warn("model {}: {} failed ({}); {} {}", info.model, attempt.what, attempt.error, attempt.fallback,
                  check_only ? "would be used" : "is used");

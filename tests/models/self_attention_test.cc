@@ -5,14 +5,17 @@
 #include <string>
 #include <vector>
 
+#include "core/auto_model.h"
 #include "core/layers/attention.h"
 #include "core/load_meter.h"
 #include "core/weight_sources_torch.h"
+#include "tests/models/tiny_model.h"
 
 namespace automodeld {
 namespace {
 
 using testing::ElementsAre;
+using testing::IsEmpty;
 
 // Writes down what it is asked for; its results are zeros.
 class FakeAttention final : public AttentionBackend {
@@ -87,6 +90,32 @@ TEST_F(AttentionStepTest, RowsWithoutACacheGoThroughTheOperation) {
   attention.takes_raw = true;
   Forward(nullptr);
   EXPECT_THAT(attention.calls, ElementsAre("operation", "Run"));
+}
+
+// The report says so where a GPU's own kernels are in force, and only there.
+TEST(DecodeAttentionOps, AreReportedWhereAttentionDoesThem) {
+  LoadOptions options = PlainOptions();
+  options.config_json = R"({"model_type": "llama", "hidden_size": 64, "intermediate_size": 48, "vocab_size": 64,
+                            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+                            "max_position_embeddings": 64})";
+  options.torch_dtype = "bfloat16";
+  options.device = "auto";
+  options.check_only = true;
+  const auto ops = [&] {
+    auto loaded = AutoModel::Load(options, {});
+    EXPECT_TRUE(loaded.ok()) << loaded.status();
+    return loaded.ok() ? loaded->report.decode_attention_ops : std::vector<std::string>{"no load"};
+  };
+  if (at::hasCUDA()) {
+    EXPECT_THAT(ops(), ElementsAre("qkv_rope_write_kv"));
+  } else {
+    EXPECT_THAT(ops(), IsEmpty());
+  }
+  options.attn_implementation = "sdpa";
+  EXPECT_THAT(ops(), IsEmpty());
+  options.attn_implementation = "flash_attention_2";
+  options.use_liger_kernel = false;
+  EXPECT_THAT(ops(), IsEmpty());
 }
 
 }  // namespace

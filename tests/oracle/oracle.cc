@@ -182,6 +182,7 @@ json Shown(const LoadReport& report) {
   }
   return {{"attention_backend", report.attention_backend},
           {"attempts", attempts},
+          {"decode_attention_ops", report.decode_attention_ops},
           {"dtype", report.info.dtype},
           {"fp8", report.fp8.has_value() ? Shown(*report.fp8) : json()},
           {"max_model_len", report.info.max_model_len},

@@ -176,6 +176,7 @@ LoadedModel FakeLoader::Make(const LoadOptions& options) {
   model.report.attempts = {{"attn_implementation=flash_attention_2", "needs a GPU", "sdpa"}};
   model.report.notes = {"sample stays eager: no fused version for cpu"};
   model.report.attention_backend = "eager";
+  model.report.decode_attention_ops = {"qkv_rope_write_kv"};
   model.report.weight_bytes = 4000;
   model.report.phase_seconds = {{"weights", 0.25}};
   model.report.automodeld_version = "0";

@@ -43,6 +43,7 @@ LoadReport Eventful() {
   report.attempts = {{"attn_implementation=flash_attention_2", "no GPU", "sdpa"}, {"fp8_config", "no FP8", "none"}};
   report.notes = {"sample stays eager: no fused version for cuda"};
   report.patches = {{"rms_norm", "eager", "cuda"}, {"act_mul", "eager", "mycorp::act_mul"}};
+  report.decode_attention_ops = {"qkv_rope_write_kv"};
   report.fp8 = Fp8Report{.converted = 3, .total = 5, .success = true, .modules = {}, .skipped = {}};
   report.fp8->skipped = {{"model.q", "filter_fqns: q"}, {"lm_head", "include_lm_head is false"}};
   return report;
@@ -53,6 +54,7 @@ TEST(LoadLog, EachFactIsOneLineOfItsOwnSeverity) {
       Logged(Eventful(), false),
       ElementsAre(StartsWith("info loaded model=a "), "info model a: rms_norm patched: eager -> cuda",
                   "info model a: act_mul patched: eager -> mycorp::act_mul",
+                  "info model a: qkv_rope_write_kv is done inside attention in decode steps",
                   "warning model a: attn_implementation=flash_attention_2 failed (no GPU); sdpa is used",
                   "warning model a: fp8_config failed (no FP8); none is used",
                   "warning model a: sample stays eager: no fused version for cuda",

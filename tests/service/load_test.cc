@@ -273,6 +273,7 @@ TEST_F(LoadTest, GetModelTellsStateReportAndLoad) {
   EXPECT_TRUE(response.status().has_load());
   EXPECT_FALSE(response.status().automodeld_version().empty());
   EXPECT_EQ(response.report().attention_backend(), "eager");
+  EXPECT_THAT(response.report().decode_attention_ops(), testing::ElementsAre("qkv_rope_write_kv"));
   request.set_model("x");
   EXPECT_EQ(daemon_.models().GetModel(&unknown, request, &response).error_code(), grpc::NOT_FOUND);
   request.clear_model();
