@@ -9,12 +9,6 @@
 
 namespace automodeld {
 
-// 1 / the sum of weights, the sink's among them, times what values are multiplied with; 0 for a row that sees nothing.
-__device__ inline float Normalizer(const FlashArgs& a, int head, float largest, float sum) {
-  if (a.sinks != nullptr) sum += Exp2(fminf(a.sinks[head] * 1.4426950408889634f - largest, 126.0f));
-  return sum > 0.0f ? __fdividef(a.result_factor, sum) : 0.0f;
-}
-
 // Over some of a row's keys: sums of weights, and of values by them in four columns, relative to 2^largest.
 struct FlashSums {
   float largest = -INFINITY, weights = 0.0f;

@@ -2,8 +2,7 @@
 #ifndef KERNELS_CUDA_FLASH_ATTENTION_ROWS_H_
 #define KERNELS_CUDA_FLASH_ATTENTION_ROWS_H_
 
-#include <cmath>
-
+#include "kernels/cuda/flash_attention_softmax.h"
 #include "kernels/cuda/flash_attention_tile.h"
 
 namespace automodeld {
@@ -16,22 +15,13 @@ class FlashRowsOfWarp {
   static constexpr int M = Tile::kRowTiles, kColumns = Tile::kDim / 8, kKeyTiles = Tile::kKeys / 8;
 
  public:
-  static constexpr int kSlots = 2 * M;
+  static constexpr int kSlots = FlashSoftmax<M, Tile::kKeys>::kSlots;
 
   // rows: where the queries will be in shared memory, [kRows][kStride]
   __device__ FlashRowsOfWarp(const FlashArgs& args, const FlashBlock& block, const Product* rows, int row)
-      : a_(args), lane_(static_cast<int>(threadIdx.x) % 32), rows_(rows + row * Tile::kStride) {
-#pragma unroll
-    for (int i = 0; i < kSlots; ++i) {
-      largest_[i] = -INFINITY;
-      sum_[i] = 0.0f;
-      position_[i] = block.s.context - block.s.num_rows + (block.first + row + Row(i)) / args.group;
-    }
-    const int before = block.s.context - block.s.num_rows, last = block.first + row + 16 * M - 1;
-    every_end_ = args.causal ? before + (block.first + row) / args.group + 1 : block.s.context;
-    every_begin_ = args.window > 0 ? before + last / args.group - args.window + 1 : 0;
-    context_ = block.s.context;
-  }
+      : softmax_(args, block.s, block.first + row),
+        lane_(static_cast<int>(threadIdx.x) % 32),
+        rows_(rows + row * Tile::kStride) {}
 
   // Before the first Add, once the queries are there.
   __device__ void TakeQueries() {
@@ -42,21 +32,21 @@ class FlashRowsOfWarp {
   }
 
   // Of slot i, among the warp's rows.
-  __device__ int Row(int i) const { return i / 2 * 16 + lane_ / 4 + i % 2 * 8; }
+  __device__ int Row(int i) const { return softmax_.Row(i); }
 
   // keys, values: a tile's, as FlashKeys gives them
   __device__ void Add(const char* keys, const char* values, int first_key) {
     float scores[M][kKeyTiles][4] = {};
     Scores(keys, scores);
-    Mask(first_key, scores);
-    Weights(scores);
+    float shrink[kSlots];
+    if (softmax_.Weigh(first_key, scores, shrink)) Shrink(shrink);
     Sum(values, scores);
   }
 
   // Largest score, in units of log 2; sum of weights, complete after Finish; a weighted sum's two columns Column(n) and
   // + 1.
-  __device__ float Largest(int i) const { return largest_[i] * a_.score_factor; }
-  __device__ float SumOfWeights(int i) const { return sum_[i]; }
+  __device__ float Largest(int i) const { return softmax_.Largest(i); }
+  __device__ float SumOfWeights(int i) const { return softmax_.SumOfWeights(i); }
   __device__ float2 Columns(int i, int n) const {
     const float(&mine)[kColumns][4] = out_[i / 2];
     const int first = i % 2 * 2;
@@ -66,10 +56,7 @@ class FlashRowsOfWarp {
       return {mine[n][first], mine[n][first + 1]};
   }
   __device__ int Column(int n) const { return Fragments::Column(n, lane_); }
-  __device__ void Finish() {
-#pragma unroll
-    for (int i = 0; i < kSlots; ++i) sum_[i] = RowSum(sum_[i]);
-  }
+  __device__ void Finish() { softmax_.Finish(); }
 
  private:
   __device__ void LoadRows(int k, uint32_t (&to)[M][4]) const {
@@ -105,65 +92,13 @@ class FlashRowsOfWarp {
     }
   }
 
-  __device__ void Mask(int first_key, float (&scores)[M][kKeyTiles][4]) const {
-    if (a_.cap_factor != 0.0f) {
-#pragma unroll
-      for (int i = 0; i < M * kKeyTiles * 4; ++i) {
-        float& score = scores[i / (kKeyTiles * 4)][i / 4 % kKeyTiles][i % 4];
-        score = Tanh(score * a_.cap_factor);
-      }
-    }
-    if (first_key + Tile::kKeys <= every_end_ && first_key >= every_begin_) return;
-#pragma unroll
-    for (int i = 0; i < kSlots; ++i) {
-      const int end = a_.causal ? position_[i] + 1 : context_;
-      const int begin = a_.window > 0 ? position_[i] - a_.window + 1 : 0;
-#pragma unroll
-      for (int n = 0; n < kKeyTiles; ++n) {
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          const int key = first_key + n * 8 + lane_ % 4 * 2 + j;
-          if (key >= end || key < begin) scores[i / 2][n][i % 2 * 2 + j] = -INFINITY;
-        }
-      }
-    }
-  }
-
-  // Scores become weights relative to the largest so far.
-  __device__ void Weights(float (&scores)[M][kKeyTiles][4]) {
-    float shrink[kSlots];
-    bool changed = false;
-#pragma unroll
-    for (int i = 0; i < kSlots; ++i) {
-      float largest = largest_[i];
-#pragma unroll
-      for (int n = 0; n < kKeyTiles; ++n) {
-        largest = fmaxf(largest, fmaxf(scores[i / 2][n][i % 2 * 2], scores[i / 2][n][i % 2 * 2 + 1]));
-      }
-      largest = RowMax(largest);
-      const float zero = largest == -INFINITY ? 0.0f : largest * a_.score_factor;  // nothing seen yet: all weights 0
-      shrink[i] = Exp2(largest_[i] * a_.score_factor - zero);
-      changed = changed || largest != largest_[i];
-      largest_[i] = largest;
-      float sum = 0.0f;
-#pragma unroll
-      for (int n = 0; n < kKeyTiles; ++n) {
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          float& score = scores[i / 2][n][i % 2 * 2 + j];
-          score = Exp2(score * a_.score_factor - zero);
-          sum += score;
-        }
-      }
-      sum_[i] = sum_[i] * shrink[i] + sum;
-    }
-    if (!__any_sync(0xffffffffU, changed)) return;
+  __device__ void Shrink(const float (&by)[kSlots]) {
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
 #pragma unroll
       for (int n = 0; n < kColumns; ++n) {
-        out_[i / 2][n][i % 2 * 2] *= shrink[i];
-        out_[i / 2][n][i % 2 * 2 + 1] *= shrink[i];
+        out_[i / 2][n][i % 2 * 2] *= by[i];
+        out_[i / 2][n][i % 2 * 2 + 1] *= by[i];
       }
     }
   }
@@ -191,12 +126,9 @@ class FlashRowsOfWarp {
     }
   }
 
-  const FlashArgs& a_;
+  FlashSoftmax<M, Tile::kKeys> softmax_;
   const int lane_;
   const Product* rows_;
-  int context_, every_end_, every_begin_;  // keys in [every_begin_, every_end_) are seen by all of the warp's rows
-  int position_[kSlots];
-  float largest_[kSlots], sum_[kSlots];
   float out_[M][kColumns][4] = {};
   uint32_t queries_[Tile::kRowsInRegisters ? Tile::kDim / 16 : 1][M][4];
 };
