@@ -46,6 +46,19 @@ __device__ inline void Await(uint64_t* barrier, uint32_t parity) {
       : "memory");
 }
 
+// A stage of a ring, and the parity of the pass through the ring.
+struct Place {
+  int stage = 0;
+  uint32_t parity = 0;
+
+  __device__ void Next(int stages) {
+    if (++stage == stages) stage = 0, parity ^= 1;
+  }
+};
+
+// A barrier that nobody has arrived at says that the pass before the first, of parity 1, is over: all stages are empty.
+__device__ inline Place FirstFilling() { return {.stage = 0, .parity = 1}; }
+
 // --- Copies.
 
 // What createpolicy makes for all of an access: L2 drops first what is read once (weights), and keeps what others will

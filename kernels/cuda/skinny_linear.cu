@@ -6,7 +6,6 @@
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAGuard.h>
 
-#include <array>
 #include <atomic>
 
 #include "kernels/cuda/cluster.h"
@@ -14,6 +13,7 @@
 #include "kernels/cuda/skinny_linear.h"
 #include "kernels/cuda/skinny_linear_kernel.h"
 #include "kernels/cuda/skinny_linear_plan.h"
+#include "kernels/cuda/tensor_map.h"
 #include "kernels/tensors.h"
 
 namespace automodeld {
@@ -21,34 +21,12 @@ namespace {
 
 using skinny::Args;
 
-// The driver's function, found once; libcuda itself is not linked, for it is not there on a machine without a GPU.
-decltype(&cuTensorMapEncodeTiled) EncodeTiled() {
-  static const auto function = [] {
-    void* found = nullptr;
-    cudaDriverEntryPointQueryResult result = {};
-    C10_CUDA_CHECK(
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result));
-    TORCH_CHECK(result == cudaDriverEntryPointSuccess, "linear: the driver has no cuTensorMapEncodeTiled");
-    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(found);
-  }();
-  return function;
-}
-
 // Describes a matrix to the copy engine as bytes, in boxes of `rows` rows of 128 bytes; zeros beyond its borders.
 CUtensorMap Map(const at::Tensor& matrix, int rows) {
   const auto bytes = static_cast<uint64_t>(matrix.element_size());
-  const std::array<cuuint64_t, 2> size = {static_cast<uint64_t>(matrix.size(1)) * bytes,
-                                          static_cast<uint64_t>(matrix.size(0))};
-  const std::array<cuuint64_t, 1> stride = {static_cast<uint64_t>(matrix.stride(0)) * bytes};
-  const std::array<cuuint32_t, 2> box = {skinny::kBlockBytes, static_cast<cuuint32_t>(rows)}, step = {1, 1};
-  CUtensorMap map;
-  const CUresult result =
-      EncodeTiled()(&map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, const_cast<void*>(matrix.const_data_ptr()), size.data(),
-                    stride.data(), box.data(), step.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  TORCH_CHECK(result == CUDA_SUCCESS, "linear: a map of ", matrix.sizes(), " with strides ", matrix.strides(),
-              " is refused by the driver (", static_cast<int>(result), ")");
-  return map;
+  return MapOf("linear", CU_TENSOR_MAP_DATA_TYPE_UINT8, matrix.const_data_ptr(),
+               {static_cast<uint64_t>(matrix.size(1)) * bytes, static_cast<uint64_t>(matrix.size(0))},
+               {static_cast<uint64_t>(matrix.stride(0)) * bytes}, {skinny::kBlockBytes, static_cast<uint32_t>(rows)});
 }
 
 LinearEpilogue::Output OutputOf(at::ScalarType type) {
