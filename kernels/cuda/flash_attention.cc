@@ -11,6 +11,9 @@
 
 #include "kernels/attention_backends.h"
 #include "kernels/cuda/flash_attention_plan.h"
+#include "kernels/cuda/flash_attention_wide.h"
+#include "kernels/cuda/skinny_linear.h"
+#include "kernels/cuda/tensor_map.h"
 #include "kernels/fp8.h"
 #include "kernels/registry.h"
 
@@ -74,6 +77,20 @@ FlashSource SourceOf(const at::Tensor& keys, const at::Tensor& values) {
           .token_stride = keys.stride(-3)};
 }
 
+FlashMaps MapsOf(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values) {
+  const auto map = [](const at::Tensor& x, uint32_t heads, uint32_t tokens) {
+    const at::Tensor pages = x.dim() == 4 ? x : x.unsqueeze(0);
+    const auto size = [&](int64_t i) { return static_cast<uint64_t>(pages.size(i)); };
+    const auto stride = [&](int64_t i) { return static_cast<uint64_t>(pages.stride(i) * pages.element_size()); };
+    return MapOf("attention", CU_TENSOR_MAP_DATA_TYPE_UINT16, x.const_data_ptr(), {size(3), size(2), size(1), size(0)},
+                 {stride(2), stride(1), stride(0)}, {64, heads, tokens, 1});
+  };
+  const int64_t group = q.size(1) / keys.size(-2);
+  return {.queries = map(q, static_cast<uint32_t>(group), static_cast<uint32_t>(WideTokens(group))),
+          .keys = map(keys, 1, kWideBoxKeys),
+          .values = map(values, 1, kWideBoxKeys)};
+}
+
 // Whether kernels can read x in packs of 8 elements; undefined: there is nothing to read.
 bool IsInPacks(const at::Tensor& x, at::ScalarType type, at::IntArrayRef sizes) {
   if (!x.defined()) return true;
@@ -123,7 +140,11 @@ FlashRaw RawOf(const AttentionLayer& layer, const RawQkv& raw, const KvCache& kv
 class CudaFlashAttention final : public AttentionBackend {
  public:
   CudaFlashAttention(const FlashDevice& shape, const AttentionNeeds& needs)
-      : group_(shape.group), head_dim_(needs.head_dim), dtype_(needs.dtype), plan_(shape, needs.device) {}
+      : group_(shape.group),
+        head_dim_(needs.head_dim),
+        multiprocessors_(shape.multiprocessors),
+        dtype_(needs.dtype),
+        plan_(shape, needs.device) {}
 
   const std::string& name() const override { return name_; }
   bool can_be_captured() const override { return true; }
@@ -198,8 +219,8 @@ class CudaFlashAttention final : public AttentionBackend {
   }
 
   // kv: null for rows of k and v.
-  static void Launch(FlashKind kind, const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& keys,
-                     const at::Tensor& values, const KvCache* kv, FlashArgs args) {
+  static void TakeSource(const AttentionLayer& layer, const at::Tensor& keys, const at::Tensor& values,
+                         const KvCache* kv, FlashArgs& args) {
     const AttentionFactors factors = FactorsOf(layer, kv);
     const double cap = layer.soft_cap;
     args.source = SourceOf(keys, values);
@@ -207,14 +228,19 @@ class CudaFlashAttention final : public AttentionBackend {
     args.cap_factor = cap > 0.0 ? static_cast<float>(factors.scores / cap) : 0.0f;
     args.result_factor = static_cast<float>(factors.results);
     args.element = ElementOf(keys);
-    InstanceFor(layer.head_dim).launch(kind, q.scalar_type() == at::kBFloat16, HeldAs(keys, values, q), args);
   }
 
   void RunTiles(const FlashTiles& tiles, const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& keys,
                 const at::Tensor& values, const KvCache* kv, FlashArgs args) const {
-    args.items = plan_.items(tiles);
-    args.num_items = static_cast<int32_t>(tiles.num_items);
-    Launch(tiles.kind, layer, q, keys, values, kv, args);
+    TakeSource(layer, keys, values, kv, args);
+    const bool bfloat16 = q.scalar_type() == at::kBFloat16;
+    const FlashHeld held = HeldAs(keys, values, q);
+    const bool wide = tiles.num_wide > 0 && held == FlashHeld::kSame && layer.head_dim == head_dim_;
+    args.items = plan_.items(wide ? tiles.first_wide : tiles.first_item);
+    args.num_items = static_cast<int32_t>(wide ? tiles.num_wide : tiles.num_items);
+    if (!wide) return InstanceFor(layer.head_dim).launch(tiles.kind, bfloat16, held, args);
+    const auto launch = layer.head_dim == 64 ? LaunchWideFlash<64> : LaunchWideFlash<128>;
+    launch(bfloat16, multiprocessors_, MapsOf(q, keys, values), args);
   }
 
   void RunDecode(const AttentionLayer& layer, const at::Tensor& q, const KvCache& kv, FlashArgs args) const {
@@ -232,11 +258,14 @@ class CudaFlashAttention final : public AttentionBackend {
     args.cluster = static_cast<int32_t>(splits.cluster);
     args.fresh_keys = static_cast<int32_t>(plan_.fresh_keys());
     args.num_items = static_cast<int32_t>(items);
-    Launch(plan_.decode_kind(), layer, q, kv.keys(layer.index), kv.values(layer.index), &kv, args);
+    const at::Tensor keys = kv.keys(layer.index), values = kv.values(layer.index);
+    TakeSource(layer, keys, values, &kv, args);
+    InstanceFor(layer.head_dim)
+        .launch(plan_.decode_kind(), q.scalar_type() == at::kBFloat16, HeldAs(keys, values, q), args);
   }
 
   const std::string name_ = "flash_attention_2:cuda";
-  int64_t group_, head_dim_;
+  int64_t group_, head_dim_, multiprocessors_;
   at::ScalarType dtype_;
   FlashPlan plan_;
 };
@@ -266,10 +295,13 @@ AttentionOr MakeCudaFlashAttention(const AttentionNeeds& needs) {
   const c10::cuda::CUDAGuard guard(needs.device);
   const int64_t kv_heads = needs.num_kv_heads;
   const cudaDeviceProp& properties = *at::cuda::getCurrentDeviceProperties();
+  const int64_t group = needs.num_heads / kv_heads;
+  const bool is_wide = IsHopper(needs.device) && (needs.head_dim == 64 || needs.head_dim == 128);
   const FlashDevice shape{.kv_heads = kv_heads,
-                          .group = needs.num_heads / kv_heads,
+                          .group = group,
                           .instance_dim = InstanceFor(needs.head_dim).dim,
                           .causal = needs.causal,
+                          .wide_tokens = is_wide ? WideTokens(group) : 0,
                           .multiprocessors = properties.multiProcessorCount,
                           .clusters = properties.major >= 9};
   return std::make_unique<CudaFlashAttention>(shape, needs);

@@ -1,6 +1,9 @@
 #include "kernels/cuda/flash_attention_plan.h"
 
 #include <algorithm>
+#include <functional>
+#include <utility>
+#include <vector>
 
 #include "kernels/host_copy.h"
 
@@ -65,7 +68,8 @@ FlashSequence Packed(const SequenceRows& s, int64_t context, int64_t first_page)
 
 void FlashPlan::Reserve(const AttentionCapacity& capacity) {
   const int64_t small = FlashRows(FlashKind::kSmall, shape_.instance_dim);
-  const int64_t items = DivideUp(capacity.max_tokens * shape_.group, small) + capacity.max_sequences;
+  int64_t items = DivideUp(capacity.max_tokens * shape_.group, small) + capacity.max_sequences;
+  if (shape_.wide_tokens > 0) items += DivideUp(capacity.max_tokens, shape_.wide_tokens) + capacity.max_sequences;
   const int64_t ints =
       (capacity.max_sequences + shape_.multiprocessors) * (kSequenceInts + capacity.max_pages) + items * kItemInts;
   memory_ = at::empty({ints}, at::TensorOptions(at::kInt).device(device_));
@@ -75,7 +79,7 @@ void FlashPlan::Reserve(const AttentionCapacity& capacity) {
 
 // Large tiles read keys less often, but a few of them leave most of the device idle.
 FlashTiles FlashPlan::Tiles(std::span<const SequenceRows> sequences, int64_t first_item) const {
-  FlashTiles tiles{.kind = FlashKind::kLarge, .first_item = first_item, .num_items = 0};
+  FlashTiles tiles{.kind = FlashKind::kLarge, .first_item = first_item};
   int64_t longest = 0;
   for (const SequenceRows& s : sequences) longest = std::max(longest, s.num_rows * shape_.group);
   tiles.num_items = NumTiles(sequences, shape_.group, FlashRows(tiles.kind, shape_.instance_dim));
@@ -83,7 +87,10 @@ FlashTiles FlashPlan::Tiles(std::span<const SequenceRows> sequences, int64_t fir
   if (longest <= kSmallestLarge || few) {
     tiles.kind = FlashKind::kSmall;
     tiles.num_items = NumTiles(sequences, shape_.group, FlashRows(tiles.kind, shape_.instance_dim));
+  } else if (shape_.wide_tokens > 0) {
+    tiles.num_wide = NumTiles(sequences, 1, shape_.wide_tokens);
   }
+  tiles.first_wide = first_item + tiles.num_items;
   return tiles;
 }
 
@@ -96,6 +103,8 @@ FlashTiles FlashPlan::RecordedTiles(const AttentionStep& step) const {
   const SequenceRows one{.num_rows = step.recorded_rows, .pages = {}};
   FlashTiles tiles = Tiles({&one, 1}, 0);
   tiles.num_items += kMostRecordedPrompts - 1;
+  if (tiles.num_wide > 0) tiles.num_wide += kMostRecordedPrompts - 1;
+  tiles.first_wide = tiles.num_items;
   return tiles;
 }
 
@@ -144,8 +153,8 @@ void FlashPlan::SendTiles(const AttentionStep& step) {
   const bool recorded = step.recorded_rows > 0;
   num_sequences_ = recorded ? kMostRecordedPrompts + 1 : std::ssize(step.paged) + std::ssize(step.ragged);
   prefill_ = recorded ? RecordedTiles(step) : Tiles(PrefillOf(step), 0);
-  ragged_ = Tiles(step.ragged, prefill_.num_items);
-  num_items_ = prefill_.num_items + ragged_.num_items;
+  ragged_ = Tiles(step.ragged, prefill_.first_wide + prefill_.num_wide);
+  num_items_ = ragged_.first_wide + ragged_.num_wide;
   int64_t ints = num_sequences_ * kSequenceInts + num_items_ * kItemInts, longest = 0;
   for (const SequenceRows& s : step.paged) {
     Check(s, step.page_size);
@@ -166,43 +175,54 @@ void FlashPlan::SendTiles(const AttentionStep& step) {
   QueueCopy(host, memory_.narrow(0, 0, ints));
 }
 
+// A causal sequence's last rows see the most keys: they begin first, of wide tiles those of all sequences. What is left
+// of a list are items of the last sequence, which then is empty.
+void FlashPlan::WriteItems(std::span<const SequenceRows> sequences, int64_t index, const FlashTiles& tiles,
+                           FlashItem* to) const {
+  const FlashItem padding{.sequence = static_cast<int32_t>(num_sequences_ - 1), .first = 0};
+  std::fill_n(to + tiles.first_item, tiles.num_items, padding);
+  std::fill_n(to + tiles.first_wide, tiles.num_wide, padding);
+  const int64_t large = FlashRows(tiles.kind, shape_.instance_dim), tokens = shape_.wide_tokens;
+  FlashItem* item = to + tiles.first_item;
+  std::vector<std::pair<int64_t, FlashItem>> wide;  // and how many keys, but for the window
+  for (const SequenceRows& s : sequences) {
+    const auto i = static_cast<int32_t>(index++);
+    for (int64_t n = DivideUp(s.num_rows * shape_.group, large); n-- > 0;) {
+      *item++ = {i, static_cast<int32_t>(n * large)};
+    }
+    for (int64_t first = 0; tiles.num_wide > 0 && first < s.num_rows; first += tokens) {
+      const int64_t unseen = shape_.causal ? std::max<int64_t>(s.num_rows - first - tokens, 0) : 0;
+      wide.push_back({s.context - unseen, {i, static_cast<int32_t>(first * shape_.group)}});
+    }
+  }
+  std::ranges::stable_sort(wide, std::greater(), [](const auto& keyed) { return keyed.first; });
+  std::ranges::transform(wide, to + tiles.first_wide, [](const auto& keyed) { return keyed.second; });
+}
+
 void FlashPlan::Write(const AttentionStep& step, int32_t* to) const {
   auto* sequence = reinterpret_cast<FlashSequence*>(to);
-  auto* item = reinterpret_cast<FlashItem*>(to + num_sequences_ * kSequenceInts);
-  const FlashItem* const items_end = item + num_items_;
+  const FlashSequence* const sequences_end = sequence + num_sequences_;
+  auto* items = reinterpret_cast<FlashItem*>(to + num_sequences_ * kSequenceInts);
   int32_t* const pages = to + num_sequences_ * kSequenceInts + num_items_ * kItemInts;
-  int32_t index = 0;
-  // A causal sequence's last rows see the most keys: they begin first.
-  const auto add_items = [&](const SequenceRows& s, FlashKind kind) {
-    const int64_t tile = FlashRows(kind, shape_.instance_dim);
-    for (int64_t i = DivideUp(s.num_rows * shape_.group, tile); i-- > 0;) {
-      *item++ = {index, static_cast<int32_t>(i * tile)};
-    }
-  };
   int64_t num_pages = 0;
   for (const SequenceRows& s : step.paged) {
     *sequence++ = Packed(s, s.context, num_pages);
     std::copy_n(s.pages.data(), PagesOf(s, step.page_size), pages + num_pages);
     num_pages += PagesOf(s, step.page_size);
-    if (index >= step.num_decode) add_items(s, prefill_.kind);
-    ++index;
   }
-  for (const SequenceRows& s : step.ragged) {
-    *sequence++ = Packed(s, s.num_rows, -1);
-    add_items(s, ragged_.kind);
-    ++index;
-  }
-  for (; index < num_sequences_; ++index) *sequence++ = {};
-  while (item != items_end) *item++ = {static_cast<int32_t>(num_sequences_) - 1, 0};
+  for (const SequenceRows& s : step.ragged) *sequence++ = Packed(s, s.num_rows, -1);
+  while (sequence != sequences_end) *sequence++ = {};
+  WriteItems(PrefillOf(step), step.num_decode, prefill_, items);
+  WriteItems(step.ragged, std::ssize(step.paged), ragged_, items);
 }
 
 const FlashSequence* FlashPlan::sequences() const {
   return reinterpret_cast<const FlashSequence*>(memory_.const_data_ptr<int32_t>());
 }
 
-const FlashItem* FlashPlan::items(const FlashTiles& tiles) const {
-  const int32_t* first = memory_.const_data_ptr<int32_t>() + num_sequences_ * kSequenceInts;
-  return reinterpret_cast<const FlashItem*>(first) + tiles.first_item;
+const FlashItem* FlashPlan::items(int64_t first) const {
+  const int32_t* begin = memory_.const_data_ptr<int32_t>() + num_sequences_ * kSequenceInts;
+  return reinterpret_cast<const FlashItem*>(begin) + first;
 }
 
 const int32_t* FlashPlan::pages() const {

@@ -12,6 +12,7 @@ struct FlashDevice {
   int64_t kv_heads = 1, group = 1;
   int64_t instance_dim = 128;  // the head size that the kernels are compiled for
   bool causal = true;
+  int64_t wide_tokens = 0;  // of a tile of flash_attention_wide.h's; 0: that is not there
   int64_t multiprocessors = 1;
   bool clusters = false;  // whether blocks can run in clusters
 };
@@ -21,10 +22,12 @@ struct FlashSplits {
   int64_t blocks = 1, cluster = 1;
 };
 
-// One launch of tiles that are listed.
+// One launch of tiles that are listed, and the same rows once more in wide tiles: which of the two is launched depends
+// on the keys' type and layout. None of these where there are none, or other tiles are small ones.
 struct FlashTiles {
   FlashKind kind = FlashKind::kSmall;
   int64_t first_item = 0, num_items = 0;
+  int64_t first_wide = 0, num_wide = 0;
 };
 
 // Decode sequences come first in the array and have no list: for a step of them alone, the places of everything but
@@ -52,7 +55,7 @@ class FlashPlan {
   // Of a decode sequence's keys, how many at its end the step itself may write.
   int64_t fresh_keys() const { return fresh_keys_; }
   const FlashSequence* sequences() const;
-  const FlashItem* items(const FlashTiles& tiles) const;
+  const FlashItem* items(int64_t first) const;
   const int32_t* pages() const;
   // A zero for each decode tile and key head of a launch that is split; kernels leave zeros there.
   int32_t* tickets() const { return tickets_.mutable_data_ptr<int32_t>(); }
@@ -64,6 +67,7 @@ class FlashPlan {
   FlashTiles RecordedTiles(const AttentionStep& step) const;
   int64_t DecodeUnits(int64_t num_decode) const;  // tiles of so many sequences and all key heads
   FlashSplits Splits(int64_t num_decode, int64_t longest) const;
+  void WriteItems(std::span<const SequenceRows> sequences, int64_t index, const FlashTiles& tiles, FlashItem* to) const;
   void Write(const AttentionStep& step, int32_t* to) const;
 
   FlashDevice shape_;

@@ -59,6 +59,28 @@ struct Place {
 // A barrier that nobody has arrived at says that the pass before the first, of parity 1, is over: all stages are empty.
 __device__ inline Place FirstFilling() { return {.stage = 0, .parity = 1}; }
 
+// --- Threads.
+
+// Meets at barrier `id`, 1 to 15, where `threads` threads sync or arrive; a multiple of a warp's.
+template <int threads>
+__device__ void SyncThreads(int id) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(threads) : "memory");
+}
+template <int threads>
+__device__ void ArriveThreads(int id) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(threads) : "memory");
+}
+
+// Every thread of a warpgroup: takes registers from the block's pool, which must come to have them, or gives some back.
+template <int registers>
+__device__ void TakeRegisters() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(registers));
+}
+template <int registers>
+__device__ void GiveRegisters() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(registers));
+}
+
 // --- Copies.
 
 // What createpolicy makes for all of an access: L2 drops first what is read once (weights), and keeps what others will
@@ -74,6 +96,19 @@ __device__ inline void CopyTile(void* to, const CUtensorMap& map, int column, in
       "l"(reinterpret_cast<uint64_t>(&map)), "r"(column), "r"(row), "r"(SharedAddress(barrier)), "l"(policy)
       : "memory");
 }
+
+// The same of a map of four dimensions.
+__device__ inline void CopyBox(void* to, const CUtensorMap& map, int c0, int c1, int c2, int c3, uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(SharedAddress(to)),
+      "l"(reinterpret_cast<uint64_t>(&map)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(SharedAddress(barrier))
+      : "memory");
+}
+
+// What this thread has done in shared memory comes before what products and the copy engine do there, once they are
+// told by a barrier or, of this thread's, come after.
+__device__ inline void FenceForEngines() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 __device__ inline void PrefetchMap(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(reinterpret_cast<uint64_t>(&map)) : "memory");
@@ -95,6 +130,13 @@ __device__ inline uint64_t TileDescriptor(const void* tile) {
   return kSwizzle128 | kEightRows | kUnused | ((SharedAddress(tile) & 0x3FFFF) >> 4);
 }
 
+// Describes a b for wgmma whose rows of 128 bytes are along its columns, 64 of 16 bits: row k of the tile is b's k,
+// `next_columns` bytes further are the next 64 columns. 16 rows further are 128 more.
+__device__ inline uint64_t TurnedDescriptor(const void* tile, uint32_t next_columns) {
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62, kEightRows = uint64_t{1024 >> 4} << 32;
+  return kSwizzle128 | kEightRows | uint64_t{next_columns >> 4} << 16 | ((SharedAddress(tile) & 0x3FFFF) >> 4);
+}
+
 __device__ inline void FenceProducts() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void CommitProducts() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 // Returns when at most `running` of the groups committed are not done.
@@ -108,6 +150,11 @@ template <int n>
 __device__ void Pin(float (&d)[n]) {
 #pragma unroll
   for (int i = 0; i < n; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+template <int n>
+__device__ void Pin(uint32_t (&a)[n]) {
+#pragma unroll
+  for (int i = 0; i < n; ++i) asm volatile("" : "+r"(a[i])::"memory");
 }
 
 #define D4(i) "+f"(d[i]), "+f"(d[(i) + 1]), "+f"(d[(i) + 2]), "+f"(d[(i) + 3])
@@ -155,6 +202,30 @@ __device__ void Multiply(float (&d)[n], uint64_t a, uint64_t b, bool add) {
   }
 }
 
+#define MULTIPLY_TURNED(shape, names, a0, a1, a2, a3, in, ...)                                             \
+  asm volatile("wgmma.mma_async.sync.aligned." shape " {" names "}, {" a0 ", " a1 ", " a2 ", " a3 "}, " in \
+               ", 1, 1, 1, 1;"                                                                             \
+               : __VA_ARGS__                                                                               \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+#define MULTIPLY_TURNED_TYPED(n, ...)                            \
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {              \
+    MULTIPLY_TURNED("m64n" #n "k16.f32.bf16.bf16", __VA_ARGS__); \
+  } else {                                                       \
+    MULTIPLY_TURNED("m64n" #n "k16.f32.f16.f16", __VA_ARGS__);   \
+  }
+
+// Starts d += a b of 16 k, T __nv_bfloat16 or __half: a, of 16-bit pairs, in registers, b as TurnedDescriptor says. Of
+// a, thread t holds what the m16n8k16 of mma.sync takes: pairs of the columns of d where d[8 i] to d[8 i + 7] lie.
+template <typename T, int n>
+__device__ void MultiplyTurned(float (&d)[n], const uint32_t (&a)[4], uint64_t b) {
+  static_assert(n == 32 || n == 64);
+  if constexpr (n == 32) {
+    MULTIPLY_TURNED_TYPED(64, NAMES32, "%32", "%33", "%34", "%35", "%36", D32(0))
+  } else {
+    MULTIPLY_TURNED_TYPED(128, NAMES64, "%64", "%65", "%66", "%67", "%68", D64(0))
+  }
+}
+
 #undef D4
 #undef D8
 #undef D16
@@ -167,6 +238,8 @@ __device__ void Multiply(float (&d)[n], uint64_t a, uint64_t b, bool add) {
 #undef NAMES64
 #undef MULTIPLY
 #undef MULTIPLY_TYPED
+#undef MULTIPLY_TURNED
+#undef MULTIPLY_TURNED_TYPED
 
 }  // namespace automodeld::hopper
 
