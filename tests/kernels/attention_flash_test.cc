@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <tuple>
 
 #include "kernels/attention.h"
 #include "kernels/device_graph.h"
@@ -287,8 +288,13 @@ TEST(FlashAttention, ReplaysGiveTheSameBitsWhateverRanBefore) {
 TEST(FlashAttention, RecordedPromptsServeOtherPrompts) {
   if (Best().is_cpu()) GTEST_SKIP() << "no GPU";
   const c10::impl::VirtualGuardImpl device(Best().type());
-  for (const auto& [rows, group] : {std::pair<int64_t, int64_t>(64, 1), {192, 4}, {512, 7}}) {
-    const TestShape shape{.device = Best(), .dtype = at::kBFloat16, .heads = 2 * group, .kv_heads = 2, .head_dim = 64};
+  for (const auto& [rows, group, kv_heads, head_dim] :
+       {std::tuple(64, 1, 2, 64), {192, 4, 2, 64}, {512, 7, 2, 64}, {512, 4, 8, 128}, {500, 5, 8, 64}}) {
+    const TestShape shape{.device = Best(),
+                          .dtype = at::kBFloat16,
+                          .heads = kv_heads * group,
+                          .kv_heads = kv_heads,
+                          .head_dim = head_dim};
     TestStep step(shape, {{rows, 2000}}, {});
     const auto backend = std::move(*MakeAttention("flash_attention_2", step.needs(), {}));
     const auto eager = std::move(*MakeAttention("eager", step.needs(), {}));
