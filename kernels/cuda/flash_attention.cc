@@ -192,7 +192,8 @@ class CudaFlashAttention final : public AttentionBackend {
 
  private:
   bool CanRunRaw(const AttentionLayer& layer, const RawQkv& raw, const KvCache& kv) const {
-    if (!plan_.is_decode() || !TakesRaw(raw.version, kv.dtype()) || raw.qkv.scalar_type() != dtype_) return false;
+    if (!plan_.is_decode() || plan_.decode_kind() != FlashKind::kDecode) return false;
+    if (!TakesRaw(raw.version, kv.dtype()) || raw.qkv.scalar_type() != dtype_) return false;
     const at::Tensor keys = kv.keys(layer.index);
     return layer.head_dim == head_dim_ && layer.num_heads == layer.num_kv_heads * group_ &&
            raw.qkv.size(0) == plan_.num_decode() && ComesInPacks(layer, raw) && IsIndex(raw.slots, raw.qkv.size(0)) &&

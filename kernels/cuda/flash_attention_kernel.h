@@ -175,22 +175,23 @@ void LaunchTile(const FlashArgs& args) {
     Launch(kernel, blocks, Tile::kThreads, Tile::kSharedBytes, args);
 }
 
-// kOther has no version for raw rows.
-template <typename T, FlashHeld Held, int Dim, FlashKind Kind>
+// Raw rows have no version for kOther, and none for kDecodeMany: for many sequences it saved nothing, as the operation
+// runs while so many blocks are being started.
+template <typename T, FlashHeld Held, int Dim>
 void LaunchDecode(const FlashArgs& args) {
   if constexpr (Held != FlashHeld::kOther) {
-    if (args.raw.slots != nullptr) return LaunchTile<FlashTile<T, Held, Dim, Kind, true>>(args);
+    if (args.raw.slots != nullptr) return LaunchTile<FlashTile<T, Held, Dim, FlashKind::kDecode, true>>(args);
   }
-  LaunchTile<FlashTile<T, Held, Dim, Kind>>(args);
+  LaunchTile<FlashTile<T, Held, Dim, FlashKind::kDecode>>(args);
 }
 
 template <typename T, FlashHeld Held, int Dim>
 void LaunchKind(FlashKind kind, const FlashArgs& args) {
   switch (kind) {
     case FlashKind::kDecode:
-      return LaunchDecode<T, Held, Dim, FlashKind::kDecode>(args);
+      return LaunchDecode<T, Held, Dim>(args);
     case FlashKind::kDecodeMany:
-      return LaunchDecode<T, Held, Dim, FlashKind::kDecodeMany>(args);
+      return LaunchTile<FlashTile<T, Held, Dim, FlashKind::kDecodeMany>>(args);
     case FlashKind::kSmall:
       return LaunchTile<FlashTile<T, Held, Dim, FlashKind::kSmall>>(args);
     case FlashKind::kLarge:

@@ -10,7 +10,7 @@
 namespace automodeld {
 
 // A team of threads takes keys tile after tile through stages of its own. Decode: every warp is a team, and all have
-// the same rows; else the block is one team, and every warp has rows of its own. Raw, for decode alone: see FlashRaw.
+// the same rows; else the block is one team, and every warp has rows of its own. Raw, for kDecode alone: see FlashRaw.
 template <typename Element, FlashHeld Held, int Dim, FlashKind Kind, bool Raw = false>
 struct FlashTile {
   using T = Element;  // of queries and results
@@ -49,7 +49,7 @@ struct FlashTile {
   static constexpr int kSumsWidth = Dim + 4;  // floats: columns, then the largest score and the sum of weights
   static constexpr int kNewestAt = kTeamsAt + kTeams * kTeamBytes;  // of raw rows: a key, a value
   static constexpr int kSharedBytes = kNewestAt + (kRaw ? 2 * kKeyBytes : 0);
-  static_assert(!kRaw || (kOwnKeys && Held != FlashHeld::kOther));
+  static_assert(!kRaw || (Kind == FlashKind::kDecode && Held != FlashHeld::kOther));
   static_assert(!kRowsInStage || kRowBytes <= kStageBytes);
   static_assert(!kOwnKeys || 2 * 16 * kSumsWidth * 4 <= kTeamBytes);  // a warp's sums and the block's replace stages
 

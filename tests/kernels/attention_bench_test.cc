@@ -95,10 +95,10 @@ const std::vector<BenchCase> kRopeCases = {
     {.name = "1 x 200, heads 16/8, norm", .context = 200, .heads = 16, .norm = true},
     {.name = "8 x 1000", .sequences = 8, .context = 1000},
     {.name = "16 x 1000", .sequences = 16, .context = 1000},
-    {.name = "64 x 200", .sequences = 64, .context = 200},
-    {.name = "64 x 200, e4m3", .sequences = 64, .context = 200, .kv_dtype = at::kFloat8_e4m3fn},
-    {.name = "64 x 1000", .sequences = 64, .context = 1000},
-    {.name = "64 x 1000, e4m3", .sequences = 64, .context = 1000, .kv_dtype = at::kFloat8_e4m3fn},
+    {.name = "32 x 200", .sequences = 32, .context = 200},
+    {.name = "32 x 200, e4m3", .sequences = 32, .context = 200, .kv_dtype = at::kFloat8_e4m3fn},
+    {.name = "32 x 1000", .sequences = 32, .context = 1000},
+    {.name = "32 x 1000, e4m3", .sequences = 32, .context = 1000, .kv_dtype = at::kFloat8_e4m3fn},
     {.name = "64 x 1000, heads 28/4", .sequences = 64, .context = 1000, .heads = 28, .kv_heads = 4},
     {.name = "64 x 1000, heads 14/2 of 64",
      .sequences = 64,
@@ -106,7 +106,6 @@ const std::vector<BenchCase> kRopeCases = {
      .heads = 14,
      .kv_heads = 2,
      .head_dim = 64},
-    {.name = "256 x 1000", .sequences = 256, .context = 1000},
 };
 
 // The tensors and pages of a case, and its step.
