@@ -45,8 +45,9 @@ inline SkinnyPlan PlanSkinnyLinear(int64_t rows, int64_t out, int64_t row_bytes,
   plan.tiles = up(out, plan.groups * kTileRows);
   plan.k_blocks = up(row_bytes, kBlockBytes);
   // Splitting fills the processors, but adding up costs time, which many tokens or a short K do not win back.
-  const bool costly = plan.k_blocks <= (plan.tokens == kMaxSkinnyRows ? 32 : 16);
-  const int enough = costly ? processors * 9 / 20 : plan.k_blocks <= 64 ? processors : processors * 9 / 10;
+  const bool many = plan.tokens == kMaxSkinnyRows, costly = plan.k_blocks <= (many ? 32 : 16);
+  const int full = many || plan.k_blocks > 64 ? processors * 9 / 10 : processors;
+  const int enough = costly ? processors * 9 / 20 : full;
   while (plan.split_bits < kMaxSplitBits && plan.tiles << plan.split_bits < enough &&
          plan.k_blocks >> (plan.split_bits + 1) >= 2) {
     ++plan.split_bits;

@@ -43,6 +43,8 @@ TEST(SkinnyLinearPlan, SmallMatricesAreSplitUntilTheyFillTheProcessorsAndLargeOn
   EXPECT_EQ(plan(1, 28672, 4096), std::tuple(1, 1, 224));   // gate_up: two tiles for each block
   EXPECT_EQ(plan(64, 4096, 14336), std::tuple(1, 2, 64));   // down
   EXPECT_EQ(plan(1, 128256, 8192), std::tuple(2, 1, 251));  // lm_head in bfloat16: four tiles of 128 rows for each
+  EXPECT_EQ(plan(1, 4096, 8192), std::tuple(1, 4, 64));     // o in bfloat16
+  EXPECT_EQ(plan(64, 4096, 8192), std::tuple(1, 2, 64));    // no more than a block for each processor
   EXPECT_EQ(plan(1, 1024, 6144), std::tuple(1, 8, 16));     // down of Qwen3-0.6B in bfloat16
 }
 
