@@ -100,6 +100,8 @@ TEST(DecodeAttentionOps, AreReportedWhereAttentionDoesThem) {
                             "max_position_embeddings": 64})";
   options.torch_dtype = "bfloat16";
   options.device = "auto";
+  options.attn_implementation = "flash_attention_2";
+  options.use_liger_kernel = true;
   options.check_only = true;
   const auto ops = [&] {
     auto loaded = AutoModel::Load(options, {});
