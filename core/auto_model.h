@@ -121,7 +121,7 @@ struct LoadReport {
   std::vector<std::string> notes;     // what was asked for and has another effect or none, without anything failing
   std::vector<OpPatch> patches;
   std::string attention_backend;
-  std::vector<std::string> decode_attention_ops;  // that attention does itself in steps of decode rows alone
+  std::vector<std::string> decode_attention_ops;  // that attention does itself in steps of few decode rows alone
   std::optional<Fp8Report> fp8;
   std::vector<std::string> unread_tensors;
   int64_t weight_bytes = 0;

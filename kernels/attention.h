@@ -114,8 +114,8 @@ class AttentionBackend {
   virtual bool TakesRaw(const std::string& /*version*/, at::ScalarType /*kv_dtype*/) const { return false; }
   // The operation and Run in one: writes this step's keys and values into `kv`, the same bits, and gives what Run
   // would. May be captured as Run may. std::nullopt, and then nothing is done, where it cannot: the step has other rows
-  // than decode rows, the version is not the backend's own, or a shape, type or layout is one that it has no kernel
-  // for.
+  // than decode rows or more of them than it gains by, the version is not the backend's own, or a shape, type or layout
+  // is one that it has no kernel for.
   virtual std::optional<LinearInput> RunRaw(const AttentionLayer&, const RawQkv&, const KvCache&) {
     return std::nullopt;
   }

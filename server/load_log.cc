@@ -25,7 +25,7 @@ void LogLoaded(const LoadReport& report, bool check_only) {
     spdlog::info("model {}: {} patched: {} -> {}", info.model, patch.op, patch.from, patch.to);
   }
   for (const std::string& op : report.decode_attention_ops) {
-    spdlog::info("model {}: {} is done inside attention in decode steps", info.model, op);
+    spdlog::info("model {}: {} is done inside attention in decode steps of few sequences", info.model, op);
   }
   for (const LoadAttempt& attempt : report.attempts) {
     spdlog::warn("model {}: {} failed ({}); {} {}", info.model, attempt.what, attempt.error, attempt.fallback,

@@ -54,7 +54,7 @@ TEST(LoadLog, EachFactIsOneLineOfItsOwnSeverity) {
       Logged(Eventful(), false),
       ElementsAre(StartsWith("info loaded model=a "), "info model a: rms_norm patched: eager -> cuda",
                   "info model a: act_mul patched: eager -> mycorp::act_mul",
-                  "info model a: qkv_rope_write_kv is done inside attention in decode steps",
+                  "info model a: qkv_rope_write_kv is done inside attention in decode steps of few sequences",
                   "warning model a: attn_implementation=flash_attention_2 failed (no GPU); sdpa is used",
                   "warning model a: fp8_config failed (no FP8); none is used",
                   "warning model a: sample stays eager: no fused version for cuda",
