@@ -240,27 +240,31 @@ void Measure(const std::string& name, const BenchStep& bench, at::Device device,
              bench.bytes() / best * 1e-9, bench.operations() / best * 1e-12, plan.count());
 }
 
-TEST(AttentionBench, DISABLED_FlashAttention) {
-  const at::Device device = Devices().back();
-  if (device.is_cpu()) GTEST_SKIP() << "no GPU";
-  const c10::impl::VirtualGuardImpl guard(device.type());
-  const c10::StreamGuard on_stream(guard.getStreamFromGlobalPool(device, false));
-  for (const BenchCase& c : kCases) {
+class AttentionBench : public GpuTest {
+ protected:
+  // measure(case, GPU) for each, on a stream that can be recorded.
+  template <typename MeasureCase>
+  static void ForEach(const std::vector<BenchCase>& cases, MeasureCase measure) {
+    const at::Device device = Best();
+    const c10::impl::VirtualGuardImpl guard(device.type());
+    const c10::StreamGuard on_stream(guard.getStreamFromGlobalPool(device, false));
+    for (const BenchCase& c : cases) measure(c, device);
+  }
+};
+
+TEST_F(AttentionBench, DISABLED_FlashAttention) {
+  ForEach(kCases, [](const BenchCase& c, at::Device device) {
     const BenchStep bench(c, device);
     Measure(c.name, bench, device, [&](AttentionBackend& backend) { bench.Run(backend); });
-  }
+  });
 }
 
-TEST(AttentionBench, DISABLED_RopeAndDecode) {
-  const at::Device device = Devices().back();
-  if (device.is_cpu()) GTEST_SKIP() << "no GPU";
-  const c10::impl::VirtualGuardImpl guard(device.type());
-  const c10::StreamGuard on_stream(guard.getStreamFromGlobalPool(device, false));
-  for (const BenchCase& c : kRopeCases) {
+TEST_F(AttentionBench, DISABLED_RopeAndDecode) {
+  ForEach(kRopeCases, [](const BenchCase& c, at::Device device) {
     const RawBenchStep bench(c, device);
     Measure("rope and decode, " + c.name, bench, device, [&](AttentionBackend& backend) { bench.RunTwo(backend); });
     Measure("both in one, " + c.name, bench, device, [&](AttentionBackend& backend) { bench.RunOne(backend); });
-  }
+  });
 }
 
 }  // namespace

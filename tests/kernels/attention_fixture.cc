@@ -10,8 +10,6 @@
 namespace automodeld {
 namespace {
 
-constexpr int64_t kLayers = 3, kLayer = 1;  // neighbours in a page belong to other layers
-
 int64_t NumPages(const TestSequence& s, int64_t page_size) { return (s.context + page_size - 1) / page_size; }
 
 }  // namespace
@@ -46,10 +44,10 @@ TestStep::TestStep(const TestShape& shape, std::vector<TestSequence> paged, std:
 void TestStep::FillCache(const std::vector<TestSequence>& paged, const at::Generator& values) {
   int64_t num_pages = 2;  // scratch, and one that nobody owns
   for (const auto& s : paged) num_pages += NumPages(s, shape_.page_size);
-  kv_ = std::make_shared<KvCache>(num_pages, kLayers, shape_.page_size, shape_.kv_heads, shape_.head_dim,
+  kv_ = std::make_shared<KvCache>(num_pages, kTestLayers, shape_.page_size, shape_.kv_heads, shape_.head_dim,
                                   at::TensorOptions().dtype(kv_dtype()).device(shape_.device));
   const at::Tensor nan = at::full({}, std::numeric_limits<double>::quiet_NaN());
-  for (int64_t layer = 0; layer < kLayers; ++layer) {
+  for (int64_t layer = 0; layer < kTestLayers; ++layer) {
     kv_->keys(layer).copy_(nan);
     kv_->values(layer).copy_(nan);
   }
@@ -67,8 +65,8 @@ void TestStep::FillCache(const std::vector<TestSequence>& paged, const at::Gener
     for (int64_t begin = 0; begin < s.context; begin += shape_.page_size) {
       const int64_t page = pages_.back()[static_cast<size_t>(begin / shape_.page_size)];
       const int64_t size = std::min(shape_.page_size, s.context - begin);
-      kv_->keys(kLayer).select(0, page).narrow(0, 0, size).copy_(keys.narrow(0, begin, size));
-      kv_->values(kLayer).select(0, page).narrow(0, 0, size).copy_(contents.narrow(0, begin, size));
+      kv_->keys(kTestLayer).select(0, page).narrow(0, 0, size).copy_(keys.narrow(0, begin, size));
+      kv_->values(kTestLayer).select(0, page).narrow(0, 0, size).copy_(contents.narrow(0, begin, size));
     }
   }
 }
@@ -98,35 +96,13 @@ AttentionStep TestStep::Step() const {
   return step;
 }
 
-AttentionNeeds TestStep::needs() const {
-  return {.num_heads = shape_.heads,
-          .num_kv_heads = shape_.kv_heads,
-          .head_dim = shape_.head_dim,
-          .dtype = shape_.dtype,
-          .device = shape_.device,
-          .causal = shape_.causal,
-          .window = shape_.window > 0,
-          .soft_cap = shape_.soft_cap > 0.0,
-          .sinks = shape_.sinks};
-}
+AttentionNeeds TestStep::needs() const { return NeedsOf(shape_); }
 
 void TestStep::Plan(AttentionBackend& backend) const { backend.Plan(Step()); }
 
 LinearInput TestStep::Launch(AttentionBackend& backend, bool quantize) const {
-  AttentionLayer layer{.index = kLayer,
-                       .num_heads = shape_.heads,
-                       .num_kv_heads = shape_.kv_heads,
-                       .head_dim = shape_.head_dim,
-                       .scale = 1.0 / std::sqrt(shape_.head_dim),
-                       .window = shape_.window,
-                       .causal = shape_.causal,
-                       .k_scale = shape_.k_scale,
-                       .v_scale = shape_.v_scale,
-                       .soft_cap = shape_.soft_cap,
-                       .quantize = quantize};
-  if (shape_.sinks) layer.sinks = at::linspace(-3, 4, shape_.heads, q.options().dtype(at::kFloat));
   at::full(q.sizes(), std::numeric_limits<double>::quiet_NaN(), q.options());  // its memory is the next one's
-  return backend.Run(layer, q, k, v, paged_.empty() && recorded_rows_ == 0 ? nullptr : kv_.get());
+  return backend.Run(LayerOf(shape_, quantize), q, k, v, paged_.empty() && recorded_rows_ == 0 ? nullptr : kv_.get());
 }
 
 at::Tensor TestStep::Run(AttentionBackend& backend) const {
@@ -158,8 +134,8 @@ at::Tensor TestStep::Cached(const at::Tensor& cache, size_t sequence) const {
   return SelectStored(cache, pages).flatten(0, 1).narrow(0, 0, paged_[sequence].context);
 }
 
-at::Tensor TestStep::CachedKeys(size_t sequence) const { return Cached(kv_->keys(kLayer), sequence); }
-at::Tensor TestStep::CachedValues(size_t sequence) const { return Cached(kv_->values(kLayer), sequence); }
+at::Tensor TestStep::CachedKeys(size_t sequence) const { return Cached(kv_->keys(kTestLayer), sequence); }
+at::Tensor TestStep::CachedValues(size_t sequence) const { return Cached(kv_->values(kTestLayer), sequence); }
 
 at::Tensor TestStep::Expected() const {
   TestShape reference = shape_;
@@ -171,8 +147,8 @@ at::Tensor TestStep::Expected() const {
   same.q = rounded(same.q);
   same.k = rounded(same.k);
   same.v = rounded(same.v);
-  same.kv_->keys(kLayer).copy_(Read(same.kv_->keys(kLayer), shape_.k_scale));
-  same.kv_->values(kLayer).copy_(Read(same.kv_->values(kLayer), shape_.v_scale));
+  same.kv_->keys(kTestLayer).copy_(Read(same.kv_->keys(kTestLayer), shape_.k_scale));
+  same.kv_->values(kTestLayer).copy_(Read(same.kv_->values(kTestLayer), shape_.v_scale));
   return same.Run(**MakeAttention("eager", same.needs(), {}));
 }
 

@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 
+#include <cmath>
 #include <memory>
 #include <optional>
 #include <string>
@@ -31,6 +32,40 @@ struct TestShape {
 };
 
 std::string Describe(const TestShape& shape);
+
+// A step's cache has so many layers, of which it uses one: the neighbours in a page belong to others.
+inline constexpr int64_t kTestLayers = 3, kTestLayer = 1;
+
+// Of a TestShape, or of another shape that says as much by the same names.
+template <typename Shape>
+AttentionNeeds NeedsOf(const Shape& s) {
+  return {.num_heads = s.heads,
+          .num_kv_heads = s.kv_heads,
+          .head_dim = s.head_dim,
+          .dtype = s.dtype,
+          .device = s.device,
+          .causal = s.causal,
+          .window = s.window > 0,
+          .soft_cap = s.soft_cap > 0.0,
+          .sinks = s.sinks};
+}
+
+template <typename Shape>
+AttentionLayer LayerOf(const Shape& s, bool quantize) {
+  AttentionLayer layer{.index = kTestLayer,
+                       .num_heads = s.heads,
+                       .num_kv_heads = s.kv_heads,
+                       .head_dim = s.head_dim,
+                       .scale = 1.0 / std::sqrt(s.head_dim),
+                       .window = s.window,
+                       .causal = s.causal,
+                       .k_scale = s.k_scale,
+                       .v_scale = s.v_scale,
+                       .soft_cap = s.soft_cap,
+                       .quantize = quantize};
+  if (s.sinks) layer.sinks = at::linspace(-3, 4, s.heads, at::TensorOptions(at::kFloat).device(s.device));
+  return layer;
+}
 
 // Keys and values of `paged` lie in pages in a shuffled order (`page_seed`); every slot nobody may read holds NaN. The
 // same `value_seed` gives the same q, k and v whatever the page order, device and dtype, up to rounding.

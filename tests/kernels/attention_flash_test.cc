@@ -23,7 +23,6 @@ double Tolerance(at::ScalarType dtype) {
 }
 
 // On the device with the most to offer: flash_attention_2 there, in the types that it has.
-at::Device Best() { return Devices().back(); }
 std::vector<at::ScalarType> Types() { return {at::kBFloat16, at::kHalf}; }
 
 void Check(const TestShape& shape, const std::vector<TestSequence>& paged, const std::vector<TestSequence>& ragged) {

@@ -12,8 +12,6 @@ namespace {
 // As in attention_test.cc: a few units in the last place of values up to about 4.
 double Tolerance(at::ScalarType dtype) { return dtype == at::kHalf ? 4e-3 : 3e-2; }
 
-at::Device Best() { return Devices().back(); }
-
 std::unique_ptr<AttentionBackend> Backend(const TestStep& step) {
   return std::move(*MakeAttention("flash_attention_2", step.needs(), {}));
 }
@@ -34,12 +32,7 @@ std::vector<TestSequence> Prompts() {
   return all;
 }
 
-class PromptAttention : public testing::Test {
- protected:
-  void SetUp() override {
-    if (Best().is_cpu()) GTEST_SKIP() << "no GPU";
-  }
-};
+class PromptAttention : public GpuTest {};
 
 TEST_F(PromptAttention, TakesEveryLengthContextAndGroup) {
   for (const int64_t head_dim : {64, 128}) {

@@ -3,6 +3,7 @@
 #define TESTS_KERNELS_DEVICES_H_
 
 #include <ATen/ATen.h>
+#include <gtest/gtest.h>
 
 #include <vector>
 
@@ -15,6 +16,17 @@ inline std::vector<at::Device> Devices() {
   if (at::hasCUDA()) devices.emplace_back(at::kCUDA, 0);
   return devices;
 }
+
+// The GPU if there is one.
+inline at::Device Best() { return Devices().back(); }
+
+// Of tests that need it.
+class GpuTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (Best().is_cpu()) GTEST_SKIP() << "no GPU";
+  }
+};
 
 inline std::vector<SimdLevel> SimdLevels() {
   std::vector<SimdLevel> levels;

@@ -4,13 +4,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 namespace automodeld {
 namespace {
 
-constexpr int64_t kLayers = 3, kLayer = 1;  // neighbours in a page belong to other layers
 constexpr int64_t kPositions = 8192;
 constexpr double kEps = 1e-6;
 
@@ -49,7 +47,7 @@ RawStep::RawStep(const RawShape& shape, const std::vector<int64_t>& contexts)
     next += pages_of(context);
   }
   for (auto* cache : {&of_two_, &of_raw_}) {
-    *cache = std::make_unique<KvCache>(num_pages, kLayers, shape.page_size, shape.kv_heads, shape.head_dim,
+    *cache = std::make_unique<KvCache>(num_pages, kTestLayers, shape.page_size, shape.kv_heads, shape.head_dim,
                                        options.dtype(kv_dtype()));
   }
   SetContexts(contexts);
@@ -97,7 +95,7 @@ void RawStep::FillCaches() {
     }
   }
   for (const bool is_key : {true, false}) {
-    const auto view = [&](const KvCache& cache) { return is_key ? cache.keys(kLayer) : cache.values(kLayer); };
+    const auto view = [&](const KvCache& cache) { return is_key ? cache.keys(kTestLayer) : cache.values(kTestLayer); };
     at::Tensor held = at::randn({slots_of_all, shape_.kv_heads, shape_.head_dim}, values, at::kFloat).to(shape_.dtype);
     held.masked_fill_(unwritten.view({-1, 1, 1}), std::numeric_limits<double>::quiet_NaN());
     const double scale = is_key ? shape_.k_scale : shape_.v_scale;
@@ -108,38 +106,12 @@ void RawStep::FillCaches() {
   }
 }
 
-AttentionNeeds RawStep::needs() const {
-  return {.num_heads = shape_.heads,
-          .num_kv_heads = shape_.kv_heads,
-          .head_dim = shape_.head_dim,
-          .dtype = shape_.dtype,
-          .device = shape_.device,
-          .window = shape_.window > 0,
-          .soft_cap = shape_.soft_cap > 0.0,
-          .sinks = shape_.sinks};
-}
-
-AttentionLayer RawStep::Layer() const {
-  AttentionLayer layer{.index = kLayer,
-                       .num_heads = shape_.heads,
-                       .num_kv_heads = shape_.kv_heads,
-                       .head_dim = shape_.head_dim,
-                       .scale = 1.0 / std::sqrt(shape_.head_dim),
-                       .window = shape_.window,
-                       .k_scale = shape_.k_scale,
-                       .v_scale = shape_.v_scale,
-                       .soft_cap = shape_.soft_cap,
-                       .quantize = shape_.quantize};
-  if (shape_.sinks) layer.sinks = at::linspace(-3, 4, shape_.heads, qkv.options().dtype(at::kFloat));
-  return layer;
-}
-
 void RawStep::Plan(AttentionBackend& backend) const { backend.Plan(step); }
 
 LinearInput RawStep::RunTwo(AttentionBackend& backend) {
-  const auto [q, k, v] =
-      ops_.qkv_rope_write_kv(qkv, shape_.heads, shape_.kv_heads, q_norm, k_norm, kEps, cos_sin, positions,
-                             of_two_->keys(kLayer), of_two_->values(kLayer), slots, shape_.k_scale, shape_.v_scale);
+  const auto [q, k, v] = ops_.qkv_rope_write_kv(qkv, shape_.heads, shape_.kv_heads, q_norm, k_norm, kEps, cos_sin,
+                                                positions, of_two_->keys(kTestLayer), of_two_->values(kTestLayer),
+                                                slots, shape_.k_scale, shape_.v_scale);
   return backend.Run(Layer(), q, k, v, of_two_.get());
 }
 
@@ -163,7 +135,7 @@ std::optional<LinearInput> RawStep::RunRaw(AttentionBackend& backend, const std:
 }
 
 bool RawStep::CachesAreEqual() const {
-  for (int64_t layer = 0; layer < kLayers; ++layer) {
+  for (int64_t layer = 0; layer < kTestLayers; ++layer) {
     if (!at::equal(Bytes(of_two_->keys(layer)), Bytes(of_raw_->keys(layer)))) return false;
     if (!at::equal(Bytes(of_two_->values(layer)), Bytes(of_raw_->values(layer)))) return false;
   }

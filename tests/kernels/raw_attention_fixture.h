@@ -12,6 +12,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/ops.h"
+#include "tests/kernels/attention_fixture.h"
 
 namespace automodeld {
 
@@ -22,6 +23,7 @@ struct RawShape {
   int64_t heads = 8, kv_heads = 2, head_dim = 128, page_size = 16, window = 0;
   std::optional<int64_t> rotary_dim = {};  // none: head_dim; 0: no rotation
   bool q_norm = false, k_norm = false, sinks = false, quantize = false;
+  static constexpr bool causal = true;
   double soft_cap = 0.0, k_scale = 0.05, v_scale = 0.02;
 };
 
@@ -45,14 +47,14 @@ class RawStep {
 
   // Whether both caches, all layers of them, hold the same bits.
   bool CachesAreEqual() const;
-  AttentionNeeds needs() const;
+  AttentionNeeds needs() const { return NeedsOf(shape_); }
 
   AttentionStep step;
   at::Tensor qkv, q_norm, k_norm, cos_sin, positions, slots;  // what the operation is given
 
  private:
   at::ScalarType kv_dtype() const { return shape_.kv_dtype.value_or(shape_.dtype); }
-  AttentionLayer Layer() const;
+  AttentionLayer Layer() const { return LayerOf(shape_, shape_.quantize); }
   void FillCaches();
 
   RawShape shape_;

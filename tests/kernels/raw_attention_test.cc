@@ -12,8 +12,6 @@
 namespace automodeld {
 namespace {
 
-at::Device Best() { return Devices().back(); }
-
 std::unique_ptr<AttentionBackend> Flash(const RawStep& step) {
   return std::move(*MakeAttention("flash_attention_2", step.needs(), {}));
 }
@@ -75,11 +73,7 @@ TEST(RawAttention, OnlyFlashAttentionOnCudaTakesRawRows) {
   }
 }
 
-struct RawAttentionOnGpu : testing::Test {
-  void SetUp() override {
-    if (Best().is_cpu()) GTEST_SKIP() << "no GPU";
-  }
-};
+class RawAttentionOnGpu : public GpuTest {};
 
 TEST_F(RawAttentionOnGpu, RespectsWhichVersionOfTheOperationIsInForce) {
   RawStep step({.device = Best()}, {5, 40});
