@@ -237,7 +237,7 @@ class CudaFlashAttention final : public AttentionBackend {
     const bool bfloat16 = q.scalar_type() == at::kBFloat16;
     const FlashHeld held = HeldAs(keys, values, q);
     const bool wide = tiles.num_wide > 0 && held == FlashHeld::kSame && layer.head_dim == head_dim_;
-    args.items = plan_.items(wide ? tiles.first_wide : tiles.first_item);
+    args.items = plan_.items(wide ? tiles.first_wide() : tiles.first_item);
     args.num_items = static_cast<int32_t>(wide ? tiles.num_wide : tiles.num_items);
     if (!wide) return InstanceFor(layer.head_dim).launch(tiles.kind, bfloat16, held, args);
     const auto launch = layer.head_dim == 64 ? LaunchWideFlash<64> : LaunchWideFlash<128>;

@@ -90,7 +90,6 @@ FlashTiles FlashPlan::Tiles(std::span<const SequenceRows> sequences, int64_t fir
   } else if (shape_.wide_tokens > 0) {
     tiles.num_wide = NumTiles(sequences, 1, shape_.wide_tokens);
   }
-  tiles.first_wide = first_item + tiles.num_items;
   return tiles;
 }
 
@@ -104,7 +103,6 @@ FlashTiles FlashPlan::RecordedTiles(const AttentionStep& step) const {
   FlashTiles tiles = Tiles({&one, 1}, 0);
   tiles.num_items += kMostRecordedPrompts - 1;
   if (tiles.num_wide > 0) tiles.num_wide += kMostRecordedPrompts - 1;
-  tiles.first_wide = tiles.num_items;
   return tiles;
 }
 
@@ -153,8 +151,8 @@ void FlashPlan::SendTiles(const AttentionStep& step) {
   const bool recorded = step.recorded_rows > 0;
   num_sequences_ = recorded ? kMostRecordedPrompts + 1 : std::ssize(step.paged) + std::ssize(step.ragged);
   prefill_ = recorded ? RecordedTiles(step) : Tiles(PrefillOf(step), 0);
-  ragged_ = Tiles(step.ragged, prefill_.first_wide + prefill_.num_wide);
-  num_items_ = ragged_.first_wide + ragged_.num_wide;
+  ragged_ = Tiles(step.ragged, prefill_.end());
+  num_items_ = ragged_.end();
   int64_t ints = num_sequences_ * kSequenceInts + num_items_ * kItemInts, longest = 0;
   for (const SequenceRows& s : step.paged) {
     Check(s, step.page_size);
@@ -181,7 +179,7 @@ void FlashPlan::WriteItems(std::span<const SequenceRows> sequences, int64_t inde
                            FlashItem* to) const {
   const FlashItem padding{.sequence = static_cast<int32_t>(num_sequences_ - 1), .first = 0};
   std::fill_n(to + tiles.first_item, tiles.num_items, padding);
-  std::fill_n(to + tiles.first_wide, tiles.num_wide, padding);
+  std::fill_n(to + tiles.first_wide(), tiles.num_wide, padding);
   const int64_t large = FlashRows(tiles.kind, shape_.instance_dim), tokens = shape_.wide_tokens;
   FlashItem* item = to + tiles.first_item;
   std::vector<std::pair<int64_t, FlashItem>> wide;  // and how many keys, but for the window
@@ -196,7 +194,7 @@ void FlashPlan::WriteItems(std::span<const SequenceRows> sequences, int64_t inde
     }
   }
   std::ranges::stable_sort(wide, std::greater(), [](const auto& keyed) { return keyed.first; });
-  std::ranges::transform(wide, to + tiles.first_wide, [](const auto& keyed) { return keyed.second; });
+  std::ranges::transform(wide, to + tiles.first_wide(), [](const auto& keyed) { return keyed.second; });
 }
 
 void FlashPlan::Write(const AttentionStep& step, int32_t* to) const {

@@ -26,8 +26,10 @@ struct FlashSplits {
 // on the keys' type and layout. None of these where there are none, or other tiles are small ones.
 struct FlashTiles {
   FlashKind kind = FlashKind::kSmall;
-  int64_t first_item = 0, num_items = 0;
-  int64_t first_wide = 0, num_wide = 0;
+  int64_t first_item = 0, num_items = 0, num_wide = 0;
+
+  int64_t first_wide() const { return first_item + num_items; }
+  int64_t end() const { return first_wide() + num_wide; }
 };
 
 // Decode sequences come first in the array and have no list: for a step of them alone, the places of everything but

@@ -123,18 +123,17 @@ __device__ inline uint32_t Transpose8x8(uint32_t pair) {
 
 // --- Warpgroup products: d [64, n] (+)= a [64, 32 bytes] b [n, 32 bytes]^T, summed in float32.
 
-// Describes a tile for wgmma; 32 bytes further along its rows are 2 more.
-__device__ inline uint64_t TileDescriptor(const void* tile) {
-  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62, kEightRows = uint64_t{1024 >> 4} << 32,
-                     kUnused = uint64_t{1} << 16;
-  return kSwizzle128 | kEightRows | kUnused | ((SharedAddress(tile) & 0x3FFFF) >> 4);
-}
-
 // Describes a b for wgmma whose rows of 128 bytes are along its columns, 64 of 16 bits: row k of the tile is b's k,
 // `next_columns` bytes further are the next 64 columns. 16 rows further are 128 more.
 __device__ inline uint64_t TurnedDescriptor(const void* tile, uint32_t next_columns) {
   constexpr uint64_t kSwizzle128 = uint64_t{1} << 62, kEightRows = uint64_t{1024 >> 4} << 32;
   return kSwizzle128 | kEightRows | uint64_t{next_columns >> 4} << 16 | ((SharedAddress(tile) & 0x3FFFF) >> 4);
+}
+
+// Describes a tile whose rows are along its own; 32 bytes further along them are 2 more.
+__device__ inline uint64_t TileDescriptor(const void* tile) {
+  constexpr uint32_t kUnused = 16;
+  return TurnedDescriptor(tile, kUnused);
 }
 
 __device__ inline void FenceProducts() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }

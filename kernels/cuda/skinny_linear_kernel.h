@@ -89,7 +89,7 @@ struct Columns {
 
 template <int groups>
 __device__ void SyncConsumers() {
-  asm volatile("bar.sync 1, %0;" ::"n"(groups * 128) : "memory");
+  hopper::SyncThreads<groups * 128>(1);
 }
 
 template <int tokens, int groups>
@@ -109,12 +109,11 @@ __device__ void Produce(Stage<tokens, groups>* ring, uint64_t* full, uint64_t* e
   for (; filled < args.stages && !at.Done(); at.Next()) load_weight(at, filled++);
   AwaitPrevious();
   for (int i = 0; i < filled; ++i, x_at.Next()) load_x(x_at, i);
-  uint32_t parity = 0;
-  for (int stage = 0; !at.Done(); at.Next()) {
-    Await(&empty[stage], parity);
-    load_weight(at, stage);
-    load_x(at, stage);
-    if (++stage == args.stages) stage = 0, parity ^= 1;
+  for (Place place; !at.Done(); at.Next()) {
+    Await(&empty[place.stage], place.parity);
+    load_weight(at, place.stage);
+    load_x(at, place.stage);
+    place.Next(args.stages);
   }
 }
 
