@@ -14,6 +14,7 @@
 #include "kernels/cuda/flash_attention_wide.h"
 #include "kernels/cuda/skinny_linear.h"
 #include "kernels/cuda/tensor_map.h"
+#include "kernels/cuda/widen_pages.h"
 #include "kernels/fp8.h"
 #include "kernels/registry.h"
 
@@ -231,11 +232,32 @@ class CudaFlashAttention final : public AttentionBackend {
     args.element = ElementOf(keys);
   }
 
-  void RunTiles(const FlashTiles& tiles, const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& keys,
-                const at::Tensor& values, const KvCache* kv, FlashArgs args) const {
-    TakeSource(layer, keys, values, kv, args);
+  // Whether the pages of prompts are so few for their rows that it pays to make them the queries' type.
+  bool Widens(const at::Tensor& keys, const KvCache* kv) const {
+    constexpr int64_t kMostPerRow = 16, kMostTokens = 1 << 15;
+    const int64_t tokens = plan_.num_prefill_pages() * plan_.page_size();
+    return kv != nullptr && tokens > 0 && tokens <= std::min(kMostTokens, kMostPerRow * plan_.prefill_rows()) &&
+           kv->page_size() == plan_.page_size() && keys[0].is_contiguous();
+  }
+
+  void RunTiles(const FlashTiles& tiles, const AttentionLayer& layer, const at::Tensor& q, at::Tensor keys,
+                at::Tensor values, const KvCache* kv, FlashArgs args) const {
     const bool bfloat16 = q.scalar_type() == at::kBFloat16;
-    const FlashHeld held = HeldAs(keys, values, q);
+    FlashHeld held = HeldAs(keys, values, q);
+    if (tiles.num_wide > 0 && held == FlashHeld::kBytes && layer.head_dim == head_dim_ && Widens(keys, kv)) {
+      const FlashSource from = SourceOf(keys, values);
+      const int64_t pages = plan_.num_prefill_pages();
+      std::vector<int64_t> sizes = keys.sizes().vec();
+      sizes[0] = pages;
+      keys = at::empty(sizes, q.options());
+      values = at::empty(sizes, q.options());
+      WidenPages(bfloat16, from, args.pages + plan_.first_prefill_page(), pages, keys.stride(0),
+                 keys.mutable_data_ptr(), values.mutable_data_ptr());
+      args.pages = nullptr;
+      args.first_page = static_cast<int32_t>(plan_.first_prefill_page());
+      held = FlashHeld::kSame;
+    }
+    TakeSource(layer, keys, values, kv, args);
     const bool wide = tiles.num_wide > 0 && held == FlashHeld::kSame && layer.head_dim == head_dim_;
     args.items = plan_.items(wide ? tiles.first_wide() : tiles.first_item);
     args.num_items = static_cast<int32_t>(wide ? tiles.num_wide : tiles.num_items);

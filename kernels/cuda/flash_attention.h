@@ -69,7 +69,8 @@ struct FlashArgs {
   FlashSource source;
   const FlashSequence* sequences = nullptr;
   const FlashItem* items = nullptr;  // null for decode: tile by tile of one sequence after the other
-  const int32_t* pages = nullptr;
+  const int32_t* pages = nullptr;  // null: the source's pages are those of the plan, in their order, from first_page on
+  int32_t first_page = 0;
   const float* sinks = nullptr;  // [heads], or null
   int32_t num_items = 0;
   int32_t splits = 1;   // kDecode: so many blocks share the keys of an item and key head

@@ -153,12 +153,20 @@ void FlashPlan::SendTiles(const AttentionStep& step) {
   prefill_ = recorded ? RecordedTiles(step) : Tiles(PrefillOf(step), 0);
   ragged_ = Tiles(step.ragged, prefill_.end());
   num_items_ = ragged_.end();
-  int64_t ints = num_sequences_ * kSequenceInts + num_items_ * kItemInts, longest = 0;
+  int64_t ints = num_sequences_ * kSequenceInts + num_items_ * kItemInts, longest = 0, num_pages = 0;
   for (const SequenceRows& s : step.paged) {
     Check(s, step.page_size);
-    ints += PagesOf(s, step.page_size);
+    num_pages += PagesOf(s, step.page_size);
     longest = std::max(longest, s.context);
   }
+  ints += num_pages;
+  first_prefill_page_ = num_pages;
+  prefill_rows_ = 0;
+  for (const SequenceRows& s : PrefillOf(step)) {
+    first_prefill_page_ -= PagesOf(s, step.page_size);
+    prefill_rows_ += s.num_rows;
+  }
+  num_prefill_pages_ = recorded ? 0 : num_pages - first_prefill_page_;
   splits_ = Splits(num_decode_, longest);
   if (ints == 0) return;
   if (!tickets_.defined()) {

@@ -59,6 +59,10 @@ class FlashPlan {
   const FlashSequence* sequences() const;
   const FlashItem* items(int64_t first) const;
   const int32_t* pages() const;
+  // Where the pages of the rows in prefill() begin among these, and how many they are: as they are sent, not recorded.
+  int64_t first_prefill_page() const { return first_prefill_page_; }
+  int64_t num_prefill_pages() const { return num_prefill_pages_; }
+  int64_t prefill_rows() const { return prefill_rows_; }
   // A zero for each decode tile and key head of a launch that is split; kernels leave zeros there.
   int32_t* tickets() const { return tickets_.mutable_data_ptr<int32_t>(); }
 
@@ -79,6 +83,7 @@ class FlashPlan {
   bool reserved_ = false;
   int64_t max_context_ = 0;  // of a sequence, once reserved
   int64_t num_sequences_ = 0, num_items_ = 0, num_decode_ = 0, page_size_ = 16, fresh_keys_ = 1;
+  int64_t first_prefill_page_ = 0, num_prefill_pages_ = 0, prefill_rows_ = 0;
   FlashSplits splits_;
   FlashTiles prefill_, ragged_;
 };

@@ -116,7 +116,12 @@ class WideFeeder {
     int page = 0, token = unit.s.first_row + key;
     if (unit.s.first_page >= 0) {
       token = key % page_size;
-      if (is_mine) page = a_.pages[unit.s.first_page + key / page_size];
+      page = unit.s.first_page + key / page_size;
+      if (a_.pages == nullptr) {
+        page -= a_.first_page;
+      } else if (is_mine) {
+        page = a_.pages[page];
+      }
     }
     const int boxes = min(kBoxes, DivideUp(unit.end - first, kWideBoxKeys));
     uint64_t* const full = &shared_.full[at_.stage];

@@ -1,5 +1,6 @@
 // Flash attention of prompts on Hopper: tiles of 128 packed rows, by wgmma and the copy engine. It takes the place of
-// flash_attention.h's large tiles where keys and values are of q's type (FlashHeld::kSame), heads of 64 or 128.
+// flash_attention.h's large tiles where heads are of 64 or 128, and keys and values of q's type (FlashHeld::kSame) or
+// made so before (WidenPages).
 #ifndef KERNELS_CUDA_FLASH_ATTENTION_WIDE_H_
 #define KERNELS_CUDA_FLASH_ATTENTION_WIDE_H_
 

@@ -47,6 +47,26 @@ TEST_F(PromptAttention, TakesEveryLengthContextAndGroup) {
   }
 }
 
+// Pages of e4m3 are made the queries' type first, unless there are many for each row: the last step's.
+TEST_F(PromptAttention, TakesEveryLengthContextAndGroupOfAnFp8Cache) {
+  for (const int64_t head_dim : {64, 128}) {
+    for (const int64_t page_size : {16, 48}) {
+      const TestShape shape{.device = Best(),
+                            .dtype = page_size == 16 ? at::kBFloat16 : at::kHalf,
+                            .heads = 8,
+                            .kv_heads = 2,
+                            .head_dim = head_dim,
+                            .page_size = page_size,
+                            .kv_dtype = at::kFloat8_e4m3fn,
+                            .k_scale = 0.4,
+                            .v_scale = 2.5};
+      Check(shape, Prompts(), {});
+      Check(shape, {{1, 70}, {1, 3000}, {300, 900}, {200, 200}}, {});
+      Check(shape, {{1, 70}, {40, 9000}, {60, 60}, {300, 12000}}, {{50, 50}, {400, 400}});
+    }
+  }
+}
+
 // Tiles are of whole tokens: of 119 rows, 65, 128; more than 128 are not for that kernel.
 TEST_F(PromptAttention, TakesGroupsThatFillATileOrDoNotFitIntoOne) {
   for (const int64_t group : {17, 65, 128, 129}) {
