@@ -15,7 +15,7 @@ struct Centred {
 
   template <typename T>
   static __device__ T Of(float s, float scale, T weight, T bias) {
-    return static_cast<T>(s * scale * static_cast<float>(weight) + static_cast<float>(bias));
+    return RoundTo<T>(s * scale * static_cast<float>(weight) + static_cast<float>(bias));
   }
 };
 

@@ -7,6 +7,8 @@
 
 #include <type_traits>
 
+#include "kernels/cuda/rounding.h"
+
 namespace automodeld {
 
 struct LinearEpilogue {
@@ -34,13 +36,6 @@ __device__ inline float Activate(float x, LinearEpilogue::Activation activation)
     default:
       return x;
   }
-}
-
-template <typename To>
-__device__ To RoundTo(float value) {
-  if constexpr (std::is_same_v<To, __nv_bfloat16>) return __float2bfloat16_rn(value);
-  if constexpr (std::is_same_v<To, __half>) return __float2half_rn(value);
-  if constexpr (std::is_same_v<To, float>) return value;
 }
 
 // Calls visit(a null pointer of the output's type).

@@ -44,7 +44,7 @@ __device__ void WriteSlot(const CacheSlots& cache, int64_t offset, const Pack<T,
   const auto convert = [&](auto zero) {
     using Cache = decltype(zero);
     Pack<Cache, W> held;
-    for (int j = 0; j < W; ++j) held[j] = static_cast<Cache>(static_cast<float>(x[j]));
+    for (int j = 0; j < W; ++j) held[j] = RoundTo<Cache>(static_cast<float>(x[j]));
     Store(static_cast<Cache*>(cache.base) + offset, held);
   };
   if (cache.type == at::kFloat) return convert(float{});

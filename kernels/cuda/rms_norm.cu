@@ -15,7 +15,7 @@ struct Rms {
 
   template <typename T>
   static __device__ T Of(float s, float scale, T weight, T) {
-    return static_cast<T>(static_cast<float>(static_cast<T>(s * scale)) * static_cast<float>(weight));
+    return RoundTo<T>(static_cast<float>(RoundTo<T>(s * scale)) * static_cast<float>(weight));
   }
 };
 

@@ -13,6 +13,7 @@
 #define KERNELS_CUDA_ROPE_HEAD_H_
 
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/rounding.h"
 #include "kernels/cuda/row_quantize.h"
 #include "kernels/cuda/row_reduce.h"
 
@@ -56,8 +57,8 @@ struct HeadPart {
     const auto cosine = Load<float, W>(cos_sin + first), sine = Load<float, W>(cos_sin + half + first);
 #pragma unroll
     for (int j = 0; j < W; ++j) {
-      angles.cosine[j] = static_cast<T>(cosine[j]);
-      angles.sine[j] = static_cast<T>(sine[j]);
+      angles.cosine[j] = RoundTo<T>(cosine[j]);
+      angles.sine[j] = RoundTo<T>(sine[j]);
     }
     return angles;
   }
@@ -83,8 +84,8 @@ struct HeadPart {
   __device__ void Normalize(float scale, const HeadPart& weight) {
 #pragma unroll
     for (int j = 0; j < W; ++j) {
-      a[j] = Product(static_cast<T>(static_cast<float>(a[j]) * scale), weight.a[j]);
-      b[j] = Product(static_cast<T>(static_cast<float>(b[j]) * scale), weight.b[j]);
+      a[j] = Product(RoundTo<T>(static_cast<float>(a[j]) * scale), weight.a[j]);
+      b[j] = Product(RoundTo<T>(static_cast<float>(b[j]) * scale), weight.b[j]);
     }
   }
 
@@ -93,16 +94,14 @@ struct HeadPart {
 #pragma unroll
     for (int j = 0; j < W; ++j) {
       const T c = angles.cosine[j], s = angles.sine[j], x = a[j], y = b[j];
-      a[j] = static_cast<T>(static_cast<float>(Product(x, c)) - static_cast<float>(Product(y, s)));
-      b[j] = static_cast<T>(static_cast<float>(Product(y, c)) + static_cast<float>(Product(x, s)));
+      a[j] = RoundTo<T>(static_cast<float>(Product(x, c)) - static_cast<float>(Product(y, s)));
+      b[j] = RoundTo<T>(static_cast<float>(Product(y, c)) + static_cast<float>(Product(x, s)));
     }
   }
 
  private:
   // Rounded before it is added to anything.
-  static __device__ T Product(T x, T y) {
-    return static_cast<T>(__fmul_rn(static_cast<float>(x), static_cast<float>(y)));
-  }
+  static __device__ T Product(T x, T y) { return RoundTo<T>(__fmul_rn(static_cast<float>(x), static_cast<float>(y))); }
 };
 
 // Of the lanes (a power of two) that share a head; more lanes than have a part change no bit.

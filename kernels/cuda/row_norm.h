@@ -14,6 +14,7 @@
 #include <optional>
 
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/rounding.h"
 #include "kernels/cuda/row_quantize.h"
 #include "kernels/cuda/row_reduce.h"
 #include "kernels/dispatch.h"
@@ -37,7 +38,7 @@ struct RowNormArgs {
 
 template <typename T>
 __device__ T Added(T x, T residual) {
-  return static_cast<T>(static_cast<float>(x) + static_cast<float>(residual));
+  return RoundTo<T>(static_cast<float>(x) + static_cast<float>(residual));
 }
 
 // A thread's part of a row: N packs of W elements, blockDim.x packs apart.
