@@ -166,7 +166,7 @@ class WideConsumer {
       const WideUnit unit = shared_.units[at.stage];
       if (unit.begin == unit.end) return;
       Attend(unit, shared_.queries[at.stage]);
-      if (lane_ == 0) hopper::Arrive(&shared_.queries_empty[at.stage]);
+      hopper::Arrive(&shared_.queries_empty[at.stage]);  // every lane: each has read the unit
     }
   }
 
@@ -352,7 +352,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     hopper::PrefetchMap(maps.values);
     for (int i = 0; i < 2; ++i) {
       hopper::InitBarrier(&shared.queries_full[i], 1);
-      hopper::InitBarrier(&shared.queries_empty[i], kConsumers / 32);
+      hopper::InitBarrier(&shared.queries_empty[i], kConsumers);
     }
     for (int i = 0; i < Tile::kStages; ++i) {
       hopper::InitBarrier(&shared.full[i], 1);
