@@ -29,13 +29,15 @@ const std::vector<SamplingCase> kSamplings = {{"greedy", 0.0, 1.0, 0.0, 0},
                                               {"min_p", 1.0, 1.0, 0.1, 0},
                                               {"all filters", 0.7, 0.95, 0.05, 50}};
 
+// Arguments are made on the CPU and moved: a GPU would have to load a kernel for every operation here.
+
 // Logits from a grid have ties, as 16-bit ones do.
 Sample SamplingSample(const SamplingCase& c, int64_t rows, int64_t vocab, bool ties) {
   const auto run = [c, rows, vocab, ties](const Ops& ops, SampleTensors& make) -> SampleResult {
     at::Tensor logits = make.Normal({rows, vocab}, 3.0);
-    if (ties) logits = logits.mul(2).round().div(2);
-    const auto fill = [&](double value) { return at::full({rows}, value, logits.options().dtype(at::kFloat)); };
-    const at::Tensor top_k = at::full({rows}, c.top_k, logits.options().dtype(at::kLong));
+    if (ties) logits = logits.cpu().mul(2).round().div(2).to(logits.device());
+    const auto fill = [&](double value) { return at::full({rows}, value, at::kFloat).to(logits.device()); };
+    const at::Tensor top_k = at::full({rows}, c.top_k, at::kLong).to(logits.device());
     const at::Tensor seeds = make.Integers({rows}, int64_t{1} << 62), positions = make.Integers({rows}, 1000);
     return {ops.sample(logits, fill(c.temperature), top_k, fill(c.top_p), fill(c.min_p), seeds, positions)};
   };
@@ -50,27 +52,31 @@ const std::vector<AdjustCase> kAdjustments = {{1, 64, 1, 3},   {0, 64, 2, 0},   
                                               {7, 3001, 9, 5}, {16, 999, 16, 31}, {3, 1, 4, 1}};
 
 // Rows 1, 3, 5, ... of the counts belong to rows 0, 2, 4, ...; the others have none.
-at::Tensor CountRows(const AdjustCase& c, const at::TensorOptions& options) {
-  const at::Tensor row = at::arange(c.rows, options.dtype(at::kLong));
+at::Tensor CountRows(const AdjustCase& c, at::Device device) {
+  const at::Tensor row = at::arange(c.rows, at::kLong);
   const at::Tensor counted = row.remainder(2).eq(0).logical_and(row.lt(c.capacity));
-  return at::where(counted, row.bitwise_xor(1).clamp_max(std::max<int64_t>(c.capacity - 1, 0)), at::full_like(row, -1));
+  const at::Tensor other = row.bitwise_xor(1).clamp_max(std::max<int64_t>(c.capacity - 1, 0));
+  return at::where(counted, other, at::full_like(row, -1)).to(device);
 }
 
 // Most tokens came neither in the prompt nor in the completion.
 at::Tensor Counts(const AdjustCase& c, SampleTensors& make) {
-  const at::Tensor times = make.Integers({c.capacity, c.vocab}, 6).sub(2).clamp_min(0);
-  return times.add(make.Integers({c.capacity, c.vocab}, 4).eq(0).mul(int64_t{kInPrompt})).to(at::kInt);
+  const at::Tensor drawn = make.Integers({c.capacity, c.vocab}, 6), in_prompt = make.Integers({c.capacity, c.vocab}, 4);
+  const at::Tensor times = drawn.cpu().sub(2).clamp_min(0);
+  return times.add(in_prompt.cpu().eq(0).mul(int64_t{kInPrompt})).to(at::kInt).to(drawn.device());
 }
 
 Sample AdjustSample(const AdjustCase& c) {
   const auto run = [c](const Ops& ops, SampleTensors& make) -> SampleResult {
     const at::Tensor logits = make.Normal({c.rows, c.vocab}, 3.0);
     const int64_t entries = c.rows * c.entries_per_row;
-    const at::Tensor offsets = at::arange(c.rows + 1, logits.options().dtype(at::kLong)) * c.entries_per_row;
-    const at::Tensor values = make.Float({entries}) * 8 - 4;
+    const at::Device device = logits.device();
+    const at::Tensor offsets = at::arange(c.rows + 1, at::kLong) * c.entries_per_row;
+    const at::Tensor values = make.Float({entries}).cpu() * 8 - 4;
     const at::Tensor masked = at::where(values > 3, at::full_like(values, -INFINITY), values);
-    return {ops.adjust_logits(logits, Counts(c, make), CountRows(c, logits.options()), make.Float({3, c.rows}) + 0.5,
-                              offsets, make.Integers({entries}, c.vocab), masked)};
+    const at::Tensor penalties = make.Float({3, c.rows}).cpu() + 0.5;
+    return {ops.adjust_logits(logits, Counts(c, make), CountRows(c, device), penalties.to(device), offsets.to(device),
+                              make.Integers({entries}, c.vocab), masked.to(device))};
   };
   const auto name =
       fmt::format("{} x {}, {} counted, {} entries a row", c.rows, c.vocab, c.capacity, c.entries_per_row);
@@ -80,7 +86,7 @@ Sample AdjustSample(const AdjustCase& c) {
 Sample CountSample(const AdjustCase& c) {
   const auto run = [c](const Ops& ops, SampleTensors& make) -> SampleResult {
     const at::Tensor counts = Counts(c, make);
-    return {ops.count_tokens(counts, CountRows(c, counts.options()), make.Integers({c.rows}, c.vocab)), counts};
+    return {ops.count_tokens(counts, CountRows(c, counts.device()), make.Integers({c.rows}, c.vocab)), counts};
   };
   return {fmt::format("{} x {}, {} counted", c.rows, c.vocab, c.capacity), 2 * c.rows, run};
 }
