@@ -45,6 +45,28 @@ at::Tensor Make(SampleTensors& make, const MatrixCase& c, int64_t columns_per_wi
   return c.layout == Layout::kMisaligned ? make.Misaligned(sizes) : make.Normal(sizes);
 }
 
+struct EmbedCase {
+  int64_t tokens, vocab, width;
+  double scale = 1.0;
+  bool drawn = true;  // some ids are negative
+  bool misaligned = false;
+};
+
+Sample EmbedSample(const EmbedCase& c) {
+  const auto run = [c](const Ops& ops, SampleTensors& make) -> SampleResult {
+    const at::Tensor weight = c.misaligned ? make.Misaligned({c.vocab, c.width}) : make.Normal({c.vocab, c.width});
+    constexpr int64_t kSlots = 5;
+    const at::Tensor ids = make.Integers({c.tokens}, c.vocab);
+    if (!c.drawn) return {ops.embed_tokens(ids, std::nullopt, weight, c.scale)};
+    const at::Tensor slots = at::arange(c.tokens, at::kLong).remainder(kSlots + 2);  // the last two stand for ids
+    const at::Tensor mixed = at::where(slots < kSlots, -1 - slots, ids.cpu()).to(ids.device());
+    return {ops.embed_tokens(mixed, make.Integers({kSlots}, c.vocab), weight, c.scale)};
+  };
+  return {fmt::format("{} of {} x {}, times {}{}{}", c.tokens, c.vocab, c.width, c.scale, c.drawn ? ", drawn" : "",
+                      c.misaligned ? ", misaligned" : ""),
+          2 * c.tokens * c.width, run};
+}
+
 SampleResult Results(const NormResult& result) {
   return {std::get<0>(result), std::get<1>(result), std::get<2>(result)};
 }
@@ -129,6 +151,18 @@ std::vector<Sample> ModelQkvSamples(const OpDims& dims) {
 
 }  // namespace
 
+std::vector<Sample> EmbedTokensSamples() {
+  return {EmbedSample({1, 7, 1}),
+          EmbedSample({0, 7, 64}),
+          EmbedSample({64, 1000, 4096}),
+          EmbedSample({9, 100, 2048, 45.2548}),
+          EmbedSample({33, 50, 129, 0.3}),
+          EmbedSample({300, 97, 4104, 64.0, /*drawn=*/false}),
+          EmbedSample({5, 40, 5001, 1.0, /*drawn=*/false}),
+          EmbedSample({7, 40, 1024, 11.3, /*drawn=*/true, /*misaligned=*/true}),
+          EmbedSample({7, 40, 1024, 1.0, /*drawn=*/true, /*misaligned=*/true})};
+}
+
 std::vector<Sample> RmsNormSamples() { return NormSamples(/*layer_norm=*/false); }
 
 std::vector<Sample> LayerNormSamples() { return NormSamples(/*layer_norm=*/true); }
@@ -170,6 +204,10 @@ std::vector<Sample> QkvRopeWriteKvSamples() {
 }
 
 std::vector<Sample> ModelSamples(const std::string& op, const OpDims& dims) {
+  if (op == "embed_tokens") {
+    const int64_t width = std::min(dims.hidden_size, kWidest);
+    return {EmbedSample({3, 5, width}), EmbedSample({8, 5, width, 45.2548})};
+  }
   if (op == "rms_norm" || op == "layer_norm") {
     const MatrixCase rows{3, std::min(dims.hidden_size, kWidest)};
     return {NormSample(rows, false, op == "layer_norm"), NormSample(rows, true, op == "layer_norm")};

@@ -11,6 +11,7 @@
 
 namespace automodeld {
 
+std::vector<Sample> EmbedTokensSamples();
 std::vector<Sample> RmsNormSamples();
 std::vector<Sample> LayerNormSamples();
 std::vector<Sample> ActMulSamples();

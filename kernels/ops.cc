@@ -8,6 +8,8 @@
 namespace automodeld {
 namespace {
 
+constexpr char kEmbedTokens[] =
+    "embed_tokens(Tensor token_ids, Tensor? last_tokens, Tensor weight, float scale) -> Tensor";
 constexpr char kRmsNorm[] =
     "rms_norm(Tensor x, Tensor? residual, Tensor weight, float eps, bool quantize) -> (Tensor, Tensor, Tensor)";
 constexpr char kLayerNorm[] =
@@ -48,7 +50,8 @@ std::vector<Kernel>& RegisteredKernels() {
 }
 
 Ops EagerOps() {
-  return {.rms_norm = {"rms_norm", kRmsNorm, "eager", eager::RmsNorm},
+  return {.embed_tokens = {"embed_tokens", kEmbedTokens, "eager", eager::EmbedTokens},
+          .rms_norm = {"rms_norm", kRmsNorm, "eager", eager::RmsNorm},
           .layer_norm = {"layer_norm", kLayerNorm, "eager", eager::LayerNorm},
           .qkv_rope_write_kv = {"qkv_rope_write_kv", kQkvRopeWriteKv, "eager", eager::QkvRopeWriteKv},
           .act_mul = {"act_mul", kActMul, "eager", eager::ActMul},

@@ -38,6 +38,13 @@ struct Op {
 using NormResult = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
 struct Ops {
+  // Rows of weight [vocab, n], times scale (rounded to weight's dtype, as the product is). A negative token id stands
+  // for last_tokens[-1 - id], what a draw has left there, which the host need not know. token_ids: [tokens],
+  // last_tokens: [slots] (none: no id is negative), int64. Gives [tokens, n].
+  Op<at::Tensor(const at::Tensor& token_ids, const std::optional<at::Tensor>& last_tokens, const at::Tensor& weight,
+                double scale)>
+      embed_tokens;
+
   // residual' = x + residual (or x); y = residual' / rms(residual') * weight, the norm in float32, as transformers does
   // (normalised value cast to x's dtype before the weight is applied). x: [tokens, hidden].
   Op<NormResult(const at::Tensor& x, const std::optional<at::Tensor>& residual, const at::Tensor& weight, double eps,
@@ -107,6 +114,7 @@ struct Ops {
 // Calls visit with every operation's entry, in the table's order; of several tables with the entries side by side.
 template <typename Visit, typename... Tables>
 void ForEachOp(const Visit& visit, Tables&&... tables) {
+  visit(tables.embed_tokens...);
   visit(tables.rms_norm...);
   visit(tables.layer_norm...);
   visit(tables.qkv_rope_write_kv...);

@@ -8,6 +8,8 @@ namespace {
 
 constexpr PageId kScratchPage = 0;
 
+constexpr int64_t LastTokenOf(int64_t slot) { return -1 - slot; }  // as Inputs::token_ids says it
+
 }  // namespace
 
 void InputPacker::PackItem(const BatchItem& item) {
@@ -25,31 +27,26 @@ void InputPacker::Pad(int64_t decode_rows, int64_t prompt_rows) {
   const auto rows = static_cast<size_t>(decode_rows + prompt_rows);
   positions_.resize(positions_.size() + rows, 0);
   kv_slots_.resize(kv_slots_.size() + rows, int64_t{kScratchPage} * page_size_);
-  decode_slots_.resize(decode_slots_.size() + static_cast<size_t>(decode_rows), 0);
+  token_ids_.resize(token_ids_.size() + static_cast<size_t>(decode_rows), LastTokenOf(0));
   token_ids_.resize(token_ids_.size() + static_cast<size_t>(prompt_rows), 0);
 }
 
 void InputPacker::Add(const Batch& batch, const StepRows& rows, StepUpload& upload) {
-  for (auto* values : {&positions_, &kv_slots_, &token_ids_, &decode_slots_}) values->clear();
-  for (const BatchItem& item : batch.decode) decode_slots_.push_back(item.slot);
+  for (auto* values : {&positions_, &kv_slots_, &token_ids_}) values->clear();
+  for (const BatchItem& item : batch.decode) token_ids_.push_back(LastTokenOf(item.slot));
   ForEachItem(batch, [this](const BatchItem& item, int64_t) { PackItem(item); });
-  Pad(rows.decode - std::ssize(decode_slots_), std::max<int64_t>(0, rows.prompts - std::ssize(token_ids_)));
+  Pad(rows.decode - std::ssize(batch.decode), std::max<int64_t>(0, rows.prompts - std::ssize(token_ids_)));
   positions_column_ = upload.Add(positions_);
   kv_slots_column_ = upload.Add(kv_slots_);
   token_ids_column_ = upload.Add(token_ids_);
-  decode_slots_column_ = upload.Add(decode_slots_);
 }
 
 Inputs InputPacker::Get(const StepUpload& upload, const at::Tensor& last_tokens) const {
   Inputs in;
   in.positions = upload.Get(positions_column_);
   if (!kv_slots_.empty()) in.kv_slots = upload.Get(kv_slots_column_);
-  if (decode_slots_.empty()) {
-    in.token_ids = upload.Get(token_ids_column_);
-    return in;
-  }
-  in.token_ids = last_tokens.index_select(0, upload.Get(decode_slots_column_));
-  if (!token_ids_.empty()) in.token_ids = at::cat({in.token_ids, upload.Get(token_ids_column_)});
+  in.token_ids = upload.Get(token_ids_column_);
+  in.last_tokens = last_tokens;
   return in;
 }
 

@@ -40,8 +40,8 @@ class InputPacker {
   explicit InputPacker(int page_size) : page_size_(page_size) {}
 
   void Add(const Batch& batch, const StepRows& rows, StepUpload& upload);
-  // After the upload was sent. last_tokens: [slots] int64 on the device. Fills token_ids, positions and, if there are
-  // pages, kv_slots.
+  // After the upload was sent. last_tokens: [slots] int64 on the device. Fills token_ids, last_tokens, positions and,
+  // if there are pages, kv_slots.
   Inputs Get(const StepUpload& upload, const at::Tensor& last_tokens) const;
   // The sequences of the same batch.
   AttentionStep Sequences(const Batch& batch, const StepRows& rows) const;
@@ -53,9 +53,8 @@ class InputPacker {
   int page_size_;
   std::vector<int64_t> positions_;
   std::vector<int64_t> kv_slots_;
-  std::vector<int64_t> token_ids_;     // of prefill and ragged rows
-  std::vector<int64_t> decode_slots_;  // of decode rows
-  StepUpload::Column positions_column_ = 0, kv_slots_column_ = 0, token_ids_column_ = 0, decode_slots_column_ = 0;
+  std::vector<int64_t> token_ids_;  // of decode rows -1 - slot
+  StepUpload::Column positions_column_ = 0, kv_slots_column_ = 0, token_ids_column_ = 0;
 };
 
 // The parameters of a step's draws, on their way to the device.

@@ -179,7 +179,7 @@ class Decoder final : public Model {
   }
 
   at::Tensor Forward(const Inputs& in) const override {
-    Activation x{.hidden = at::embedding(embed_tokens_, in.token_ids), .residual = {}};
+    Activation x{.hidden = ops_.embed_tokens(in.token_ids, in.last_tokens, embed_tokens_, 1.0), .residual = {}};
     for (const Layer& layer : layers_) layer.Forward(x, in);
     return norm_(x).values;
   }
@@ -206,7 +206,8 @@ Architecture Row(const std::string& name, const std::string& model_type, const T
           .make = [traits](const Config& config, const Weights& w, const Ops& ops) -> std::unique_ptr<Model> {
             return std::make_unique<Decoder>(ReadDecoder(config, traits).value(), w, ops);
           },
-          .ops = {"rms_norm", "qkv_rope_write_kv", "act_mul", "adjust_logits", "count_tokens", "sample", "pool_rows"},
+          .ops = {"embed_tokens", "rms_norm", "qkv_rope_write_kv", "act_mul", "adjust_logits", "count_tokens", "sample",
+                  "pool_rows"},
           .base_prefix = "model.",
           .tied = {.copy = "lm_head.weight", .original = "model.embed_tokens.weight"},
           .ignorable = {"rotary_emb.inv_freq"}};

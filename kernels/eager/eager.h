@@ -11,6 +11,9 @@
 
 namespace automodeld::eager {
 
+at::Tensor EmbedTokens(const at::Tensor& token_ids, const std::optional<at::Tensor>& last_tokens,
+                       const at::Tensor& weight, double scale);
+
 NormResult RmsNorm(const at::Tensor& x, const std::optional<at::Tensor>& residual, const at::Tensor& weight, double eps,
                    bool quantize);
 

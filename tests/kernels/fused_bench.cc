@@ -33,6 +33,18 @@ struct Case {
 
 at::Tensor Normal(at::IntArrayRef sizes, const at::TensorOptions& options) { return at::randn(sizes, options); }
 
+Case EmbedCase(const std::string& name, int64_t width) {
+  constexpr int64_t kVocab = 32768;
+  const at::Tensor weight = Normal({kVocab, width}, at::TensorOptions(at::kBFloat16).device(at::kCUDA));
+  return {name, at::kBFloat16, width * 4,
+          [](int64_t rows, const at::TensorOptions& options) {
+            return at::randint(kVocab, {rows}, options.dtype(at::kLong));
+          },
+          [weight](const Ops& ops, const at::Tensor& x) -> Tensors {
+            return {ops.embed_tokens(x, std::nullopt, weight, 1.0)};
+          }};
+}
+
 Case NormCase(const std::string& name, int64_t width, at::ScalarType dtype, bool layer_norm, bool quantize) {
   const int64_t size = static_cast<int64_t>(c10::elementSize(dtype));
   const auto weight = Normal({2, width}, at::TensorOptions(dtype).device(at::kCUDA));
@@ -110,7 +122,8 @@ std::string Cell(const Case& c, int64_t rows) {
 
 TEST(FusedBench, DISABLED_MicrosecondsAndGigabytesPerSecond) {
   if (!at::hasCUDA()) GTEST_SKIP() << "no GPU";
-  const std::vector<Case> cases = {NormCase("rms_norm 8", 8, at::kBFloat16, false, false),
+  const std::vector<Case> cases = {EmbedCase("embed_tokens 4096", 4096),
+                                   NormCase("rms_norm 8", 8, at::kBFloat16, false, false),
                                    NormCase("rms_norm 4096", 4096, at::kBFloat16, false, false),
                                    NormCase("rms_norm 4096", 4096, at::kBFloat16, false, true),
                                    NormCase("rms_norm 1024", 1024, at::kBFloat16, false, false),

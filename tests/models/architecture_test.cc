@@ -31,6 +31,7 @@ void Record(Op<Signature>& op, std::set<std::string>& called) {
 
 Ops RecordingOps(std::set<std::string>& called) {
   Ops ops = EagerOps();
+  Record(ops.embed_tokens, called);
   Record(ops.rms_norm, called);
   Record(ops.layer_norm, called);
   Record(ops.qkv_rope_write_kv, called);

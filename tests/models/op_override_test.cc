@@ -78,11 +78,11 @@ TEST_F(OpOverrides, LieOverTheFusedVersions) {
   options_.use_liger_kernel = true;
   const auto loaded = Load();
   ASSERT_TRUE(loaded.ok()) << loaded.status();
-  EXPECT_THAT(
-      loaded->report.patches,
-      testing::ElementsAre(IsPatch("qkv_rope_write_kv", "cpu"), IsPatch("act_mul", "cpu"),
-                           IsPatch("adjust_logits", "cpu"), IsPatch("count_tokens", "cpu"), IsPatch("sample", "cpu"),
-                           IsPatch("pool_rows", "cpu"), IsPatch("rms_norm", "mycorp::rms_norm")));
+  EXPECT_THAT(loaded->report.patches,
+              testing::ElementsAre(IsPatch("embed_tokens", "cpu"), IsPatch("qkv_rope_write_kv", "cpu"),
+                                   IsPatch("act_mul", "cpu"), IsPatch("adjust_logits", "cpu"),
+                                   IsPatch("count_tokens", "cpu"), IsPatch("sample", "cpu"),
+                                   IsPatch("pool_rows", "cpu"), IsPatch("rms_norm", "mycorp::rms_norm")));
 }
 
 // No model is of float64: a fused version for it, and a wrong one, makes the step fail in these tests alone.
@@ -142,7 +142,7 @@ TEST_F(OpOverrides, AreNoFallbackIfRefused) {
 TEST_F(OpOverrides, UnknownOperationsAreToldTheKnownOnes) {
   options_.op_overrides = {{"softmax", "mycorp::rms_norm"}};
   ExpectRefused(
-      "op_overrides: \"softmax\" is not one of rms_norm, layer_norm, qkv_rope_write_kv, act_mul, "
+      "op_overrides: \"softmax\" is not one of embed_tokens, rms_norm, layer_norm, qkv_rope_write_kv, act_mul, "
       "adjust_logits, count_tokens, sample, pool_rows");
 }
 

@@ -116,7 +116,7 @@ TEST_F(PatchFused, InstallsAllVersionsThereAre) {
     ASSERT_TRUE(patched.ok()) << patched.status();
     ForEachOp([](const auto& op) { EXPECT_EQ(op.version, "cpu") << op.name; }, patched->ops);
     ASSERT_EQ(patched->patches.size(), OpNames().size());
-    EXPECT_EQ(patched->patches[0].op, "rms_norm");
+    EXPECT_EQ(patched->patches[0].op, "embed_tokens");
     EXPECT_EQ(patched->patches[0].from, "eager");
     EXPECT_EQ(patched->patches[0].to, "cpu");
   }
@@ -154,7 +154,7 @@ TEST_F(PatchFused, NoVersionAtAllIsNotedOpByOpAndNoFallback) {
   ASSERT_TRUE(patched.ok()) << patched.status();
   EXPECT_TRUE(patched->patches.empty());
   ASSERT_EQ(patched->notes.size(), OpNames().size());
-  EXPECT_EQ(patched->notes[0], "rms_norm stays eager: no fused version for cpu and ComplexFloat");
+  EXPECT_EQ(patched->notes[0], "embed_tokens stays eager: no fused version for cpu and ComplexFloat");
 }
 
 TEST_F(PatchFused, AnArchitectureThatCallsNoOperationIsAFallback) {

@@ -57,7 +57,8 @@ TEST(InputPacker, PadsWithSlotZeroOnTheScratchPage) {
     packer.Add(batch, {.decode = 4}, upload);
     upload.Send();
     const Inputs in = packer.Get(upload, last_tokens);
-    EXPECT_EQ(Longs(in.token_ids), (std::vector<int64_t>{12, 13, 10, 10}));
+    EXPECT_EQ(Longs(in.token_ids), (std::vector<int64_t>{-3, -4, -1, -1}));
+    EXPECT_TRUE(in.last_tokens.is_same(last_tokens));
     EXPECT_EQ(Longs(in.positions), (std::vector<int64_t>{17, 4, 0, 0}));
     EXPECT_EQ(Longs(in.kv_slots), (std::vector<int64_t>{3 * 16 + 1, 7 * 16 + 4, 0, 0}));
 
