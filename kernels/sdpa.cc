@@ -1,5 +1,5 @@
 // Attention by libtorch's kernels: pages are gathered into dense keys and values at each step. Decode rows of similar
-// length go into one padded call; a prompt's rows are a call of their own.
+// length go into one padded call; prompts, and texts of encoders, into one with others of the same lengths.
 #include <algorithm>
 #include <map>
 #include <tuple>
@@ -15,11 +15,14 @@ namespace {
 // Padding is copied and computed for nothing; a further call costs about as much as this many keys.
 constexpr int64_t kPaddingPerCall = 64;
 
+// Rows times keys of a call with several prompts: some of libtorch's kernels keep all scores, of every head.
+constexpr int64_t kMostScores = 1 << 20;
+
 // Sequences of one call.
 struct SdpaGroup {
   int64_t num_rows = 1;  // of each sequence
   int64_t keys = 0;      // of the longest
-  at::Tensor rows;       // [batch] int64: the row of each sequence in a decode group, else its first row
+  at::Tensor rows;       // [batch * num_rows] int64
   at::Tensor contexts;   // [batch] int64
   bool equal = true;     // all contexts are the same
   at::Tensor page;       // [batch * keys] int64: page and offset of each key; undefined for ragged
@@ -44,34 +47,35 @@ void AddKeys(const SequenceRows& rows, int64_t keys, int64_t page_size, std::vec
   }
 }
 
-SdpaGroup MakeGroup(std::span<const SequenceRows> sequences, int64_t page_size, at::Device device) {
+// Sequences with as many rows each. A ragged one attends to its own.
+SdpaGroup MakeGroup(std::span<const SequenceRows> sequences, bool ragged, int64_t page_size, at::Device device) {
+  const auto keys_of = [ragged](const SequenceRows& s) { return ragged ? s.num_rows : s.context; };
   SdpaGroup group;
-  std::vector<int64_t> rows, contexts, page, offset;
-  for (const SequenceRows& s : sequences) group.keys = std::max(group.keys, s.context);
-  for (const SequenceRows& s : sequences) {
-    rows.push_back(s.first_row);
-    contexts.push_back(s.context);
-    group.equal = group.equal && s.context == group.keys;
-    group.contiguous = group.contiguous && s.first_row == rows[0] + static_cast<int64_t>(rows.size()) - 1;
-    AddKeys(s, group.keys, page_size, page, offset);
-  }
   group.num_rows = sequences[0].num_rows;
-  group.first_row = rows[0];
-  group.rows = Longs(rows, device);
+  group.first_row = sequences[0].first_row;
+  std::vector<int64_t> rows, contexts, page, offset;
+  for (const SequenceRows& s : sequences) group.keys = std::max(group.keys, keys_of(s));
+  for (const SequenceRows& s : sequences) {
+    group.contiguous = group.contiguous && s.first_row == group.first_row + std::ssize(rows);
+    for (int64_t i = 0; i < s.num_rows; ++i) rows.push_back(s.first_row + i);
+    contexts.push_back(keys_of(s));
+    group.equal = group.equal && contexts.back() == group.keys;
+    if (!ragged) AddKeys(s, group.keys, page_size, page, offset);
+  }
+  if (!group.contiguous) group.rows = Longs(rows, device);
   group.contexts = Longs(contexts, device);
+  if (ragged) return group;
   group.page = Longs(page, device);
   group.offset = Longs(offset, device);
   return group;
 }
 
-SdpaGroup MakeRaggedGroup(const SequenceRows& rows, at::Device device) {
-  return {.num_rows = rows.num_rows,
-          .keys = rows.num_rows,
-          .rows = {},
-          .contexts = Longs({rows.num_rows}, device),
-          .page = {},
-          .offset = {},
-          .first_row = rows.first_row};
+// The rows of a group's sequences out of x [tokens, heads, head_dim]: [batch, heads, num_rows, head_dim].
+at::Tensor Take(const SdpaGroup& group, const at::Tensor& x) {
+  const int64_t batch = group.contexts.size(0);
+  const at::Tensor rows =
+      group.contiguous ? x.narrow(0, group.first_row, batch * group.num_rows) : x.index_select(0, group.rows);
+  return rows.unflatten(0, {batch, group.num_rows}).transpose(1, 2);
 }
 
 // cache: [pages, page_size, kv_heads, head_dim] -> [batch, kv_heads, keys, head_dim] as `dtype`
@@ -96,10 +100,8 @@ class SdpaAttention final : public AttentionBackend {
     groups_.clear();
     masks_.clear();
     PlanDecode({step.paged.begin(), step.paged.begin() + step.num_decode}, step.page_size);
-    for (size_t i = static_cast<size_t>(step.num_decode); i < step.paged.size(); ++i) {
-      groups_.push_back(MakeGroup({&step.paged[i], 1}, step.page_size, device_));
-    }
-    for (const SequenceRows& rows : step.ragged) groups_.push_back(MakeRaggedGroup(rows, device_));
+    PlanPrompts({step.paged.begin() + step.num_decode, step.paged.end()}, /*ragged=*/false, step.page_size);
+    PlanPrompts(step.ragged, /*ragged=*/true, step.page_size);
   }
 
   LinearInput Run(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -125,7 +127,21 @@ class SdpaAttention final : public AttentionBackend {
     }
     for (size_t begin = 0, end = 0; begin < decode.size(); begin = end) {
       while (end < decode.size() && decode[end].context <= limit(decode[begin])) ++end;
-      groups_.push_back(MakeGroup({&decode[begin], end - begin}, page_size, device_));
+      groups_.push_back(MakeGroup({&decode[begin], end - begin}, /*ragged=*/false, page_size, device_));
+    }
+  }
+
+  void PlanPrompts(std::vector<SequenceRows> prompts, bool ragged, int64_t page_size) {
+    const auto lengths = [](const SequenceRows& s) { return std::pair(s.num_rows, s.context); };
+    std::ranges::stable_sort(prompts, {}, lengths);
+    for (size_t begin = 0, end = 0; begin < prompts.size(); begin = end) {
+      const int64_t keys = ragged ? prompts[begin].num_rows : prompts[begin].context;
+      const int64_t most = std::max<int64_t>(1, kMostScores / std::max<int64_t>(1, prompts[begin].num_rows * keys));
+      while (end < prompts.size() && lengths(prompts[end]) == lengths(prompts[begin]) &&
+             static_cast<int64_t>(end - begin) < most) {
+        ++end;
+      }
+      groups_.push_back(MakeGroup({&prompts[begin], end - begin}, ragged, page_size, device_));
     }
   }
 
@@ -134,27 +150,19 @@ class SdpaAttention final : public AttentionBackend {
     const SdpaGroup& group = groups_[index];
     const bool paged = group.page.defined();
     const double scale = FactorsOf(layer, paged ? kv : nullptr).scores;
-    SdpaCall call{.q = Queries(group, q), .k = {}, .v = {}, .mask = {}, .causal = false, .scale = scale};
+    SdpaCall call{.q = Take(group, q), .k = {}, .v = {}, .mask = {}, .causal = false, .scale = scale};
     if (paged) {
       call.k = Gather(kv->keys(layer.index), group, q.scalar_type());
       call.v = Gather(kv->values(layer.index), group, q.scalar_type());
     } else {
-      call.k = k.narrow(0, group.first_row, group.num_rows).transpose(0, 1).unsqueeze(0);
-      call.v = v.narrow(0, group.first_row, group.num_rows).transpose(0, 1).unsqueeze(0);
+      call.k = Take(group, k);
+      call.v = Take(group, v);
     }
     const bool window = layer.window > 0 && layer.window < group.keys;
     const bool all_seen = group.equal && !window && (group.num_rows == 1 || !layer.causal);
     call.causal = !all_seen && group.equal && !window && group.num_rows == group.keys;
     if (!all_seen && !call.causal) call.mask = Mask(layer, index, q.options());
     return call;
-  }
-
-  static at::Tensor Queries(const SdpaGroup& group, const at::Tensor& q) {
-    if (group.num_rows > 1 || group.contexts.size(0) == 1) {
-      return q.narrow(0, group.first_row, group.num_rows).transpose(0, 1).unsqueeze(0);
-    }
-    const int64_t batch = group.contexts.size(0);
-    return (group.contiguous ? q.narrow(0, group.first_row, batch) : q.index_select(0, group.rows)).unsqueeze(2);
   }
 
   static void Write(const SdpaGroup& group, const at::Tensor& result, at::Tensor& out) {

@@ -41,6 +41,10 @@ const std::vector<Mix> kMixes = {
     {"decode and chunks", {{1, 40}, {1, 7}, {5, 64}, {48, 48}, {1, 9}}, {}},
     {"ragged", {}, {{1, 1}, {31, 31}, {70, 70}}},
     {"all at once", {{1, 18}, {9, 30}}, {{12, 12}}},
+    {"equal prompts side by side", {{1, 18}, {9, 9}, {9, 9}, {9, 9}, {20, 53}, {20, 53}}, {{12, 12}, {12, 12}}},
+    {"equal prompts apart",
+     {{9, 9}, {20, 53}, {9, 9}, {9, 30}, {20, 53}},
+     {{12, 12}, {5, 5}, {12, 12}, {5, 5}, {12, 12}}},
 };
 
 void CheckAgainstEager(const TestShape& shape, const Mix& mix) {
@@ -74,6 +78,11 @@ TEST(Attention, EveryVersionGivesWhatEagerGivesForEveryMix) {
       for (const Mix& mix : kMixes) CheckAgainstEager({.device = device, .dtype = dtype}, mix);
     }
   }
+}
+
+TEST(Attention, EqualPromptsThatAreTooManyForACallOfSdpa) {
+  const TestShape shape{.heads = 2, .kv_heads = 1, .head_dim = 16};
+  CheckAgainstEager(shape, {"long prompts", {{300, 1800}, {300, 1800}, {300, 1800}}, {{800, 800}, {800, 800}, {3, 3}}});
 }
 
 TEST(Attention, EveryVersionTakesEveryHeadSizeAndGroup) {
