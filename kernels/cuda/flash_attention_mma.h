@@ -9,6 +9,8 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/approximate.h"
+
 namespace automodeld {
 
 // 16 bytes from global into shared memory; zeros where not `valid`, and then `from` is not read.
@@ -81,12 +83,6 @@ __device__ inline uint32_t HalfPair(__nv_bfloat16, uint32_t pair) {
   const __half2 most = __float2half2_rn(65504.0f);
   const __half2 half = __hmax2_nan(__hmin2_nan(__float22half2_rn(wide), most), __hneg2(most));
   return *reinterpret_cast<const uint32_t*>(&half);
-}
-
-__device__ inline float Exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
 }
 
 // To about 1e-7, which soft caps of up to 100 need: tanh.approx has only 11 bits.
