@@ -3,10 +3,12 @@
 #define KERNELS_EMBED_TOKENS_H_
 
 #include <ATen/ATen.h>
+#include <c10/macros/Macros.h>
 
 #include <cstdint>
 #include <optional>
 
+#include "kernels/dispatch.h"
 #include "kernels/tensors.h"
 
 namespace automodeld {
@@ -19,10 +21,16 @@ struct EmbedArgs {
   T* rows;
   int64_t width;
   float scale;  // rounded to T; 1: rows are copied
+
+  // Of the weights: that of a token.
+  C10_HOST_DEVICE const T* RowOf(int64_t token) const {
+    const int64_t id = token_ids[token];
+    return weight + (id < 0 ? last_tokens[-1 - id] : id) * width;
+  }
 };
 
-// Calls run with EmbedArgs and the result, [tokens, n].
-template <typename T, typename Run>
+// Calls run(EmbedArgs, number of tokens), which fills the rows: what is given, [tokens, n].
+template <typename Run>
 at::Tensor EmbedWith(const at::Tensor& token_ids, const std::optional<at::Tensor>& last_tokens,
                      const at::Tensor& weight, double scale, const Run& run) {
   const int64_t tokens = token_ids.size(0), width = weight.size(1);
@@ -36,13 +44,16 @@ at::Tensor EmbedWith(const at::Tensor& token_ids, const std::optional<at::Tensor
   }
   at::Tensor rows = at::empty({tokens, width}, weight.options());
   if (rows.numel() == 0) return rows;
-  run(EmbedArgs<T>{.token_ids = ids.const_data_ptr<int64_t>(),
-                   .last_tokens = slots.defined() ? slots.const_data_ptr<int64_t>() : nullptr,
-                   .weight = table.const_data_ptr<T>(),
-                   .rows = rows.mutable_data_ptr<T>(),
-                   .width = width,
-                   .scale = static_cast<float>(static_cast<T>(static_cast<float>(scale)))},
-      rows);
+  DispatchFloats("embed_tokens", weight, [&](auto zero) {
+    using T = decltype(zero);
+    run(EmbedArgs<T>{.token_ids = ids.const_data_ptr<int64_t>(),
+                     .last_tokens = slots.defined() ? slots.const_data_ptr<int64_t>() : nullptr,
+                     .weight = table.const_data_ptr<T>(),
+                     .rows = rows.mutable_data_ptr<T>(),
+                     .width = width,
+                     .scale = static_cast<float>(static_cast<T>(static_cast<float>(scale)))},
+        tokens);
+  });
   return rows;
 }
 

@@ -49,12 +49,12 @@ struct EmbedCase {
   int64_t tokens, vocab, width;
   double scale = 1.0;
   bool drawn = true;  // some ids are negative
-  bool misaligned = false;
+  Layout layout = Layout::kDense;
 };
 
 Sample EmbedSample(const EmbedCase& c) {
   const auto run = [c](const Ops& ops, SampleTensors& make) -> SampleResult {
-    const at::Tensor weight = c.misaligned ? make.Misaligned({c.vocab, c.width}) : make.Normal({c.vocab, c.width});
+    const at::Tensor weight = Make(make, {c.vocab, c.width, c.layout});
     constexpr int64_t kSlots = 5;
     const at::Tensor ids = make.Integers({c.tokens}, c.vocab);
     if (!c.drawn) return {ops.embed_tokens(ids, std::nullopt, weight, c.scale)};
@@ -62,8 +62,8 @@ Sample EmbedSample(const EmbedCase& c) {
     const at::Tensor mixed = at::where(slots < kSlots, -1 - slots, ids.cpu()).to(ids.device());
     return {ops.embed_tokens(mixed, make.Integers({kSlots}, c.vocab), weight, c.scale)};
   };
-  return {fmt::format("{} of {} x {}, times {}{}{}", c.tokens, c.vocab, c.width, c.scale, c.drawn ? ", drawn" : "",
-                      c.misaligned ? ", misaligned" : ""),
+  const std::string weight = Name({c.vocab, c.width, c.layout});
+  return {fmt::format("{} of {}, times {}{}", c.tokens, weight, c.scale, c.drawn ? ", drawn" : ""),
           2 * c.tokens * c.width, run};
 }
 
@@ -159,8 +159,9 @@ std::vector<Sample> EmbedTokensSamples() {
           EmbedSample({33, 50, 129, 0.3}),
           EmbedSample({300, 97, 4104, 64.0, /*drawn=*/false}),
           EmbedSample({5, 40, 5001, 1.0, /*drawn=*/false}),
-          EmbedSample({7, 40, 1024, 11.3, /*drawn=*/true, /*misaligned=*/true}),
-          EmbedSample({7, 40, 1024, 1.0, /*drawn=*/true, /*misaligned=*/true})};
+          EmbedSample({7, 40, 1024, 11.3, /*drawn=*/true, Layout::kMisaligned}),
+          EmbedSample({7, 40, 1024, 1.0, /*drawn=*/true, Layout::kMisaligned}),
+          EmbedSample({7, 40, 33, 1.0, /*drawn=*/true, Layout::kStrided})};
 }
 
 std::vector<Sample> RmsNormSamples() { return NormSamples(/*layer_norm=*/false); }

@@ -11,7 +11,7 @@ namespace automodeld {
 // Rows are [decode | paged prefill | ragged], as in engine/batch.h.
 struct Inputs {
   at::Tensor token_ids;                   // [tokens] int64; negative: last_tokens[-1 - id]
-  at::Tensor last_tokens;                 // [slots] int64: what was drawn last; undefined where no id is negative
+  at::Tensor last_tokens;                 // [slots] int64: what was drawn last; undefined: no id is negative
   at::Tensor positions;                   // [tokens] int64, 0-based
   at::Tensor kv_slots;                    // [tokens] int64: page * page_size + offset of each row; undefined without KV
   KvCache* kv = nullptr;                  // null for encoders

@@ -5,7 +5,6 @@
 
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/simd.h"
-#include "kernels/dispatch.h"
 #include "kernels/op_samples.h"
 #include "kernels/registry.h"
 
@@ -18,8 +17,7 @@ struct EmbedRows {
   AUTOMODELD_INLINE static void Run(const EmbedArgs<T>* args, int64_t begin, int64_t end) {
     const EmbedArgs<T> a = *args;
     for (int64_t row = begin; row < end; ++row) {
-      const int64_t id = a.token_ids[row];
-      const T* from = a.weight + (id < 0 ? a.last_tokens[-1 - id] : id) * a.width;
+      const T* from = a.RowOf(row);
       T* to = a.rows + row * a.width;
       if (a.scale == 1.0F) {
         std::memcpy(to, from, static_cast<size_t>(a.width) * sizeof(T));
@@ -34,16 +32,9 @@ struct EmbedRows {
 
 at::Tensor EmbedTokens(const at::Tensor& token_ids, const std::optional<at::Tensor>& last_tokens,
                        const at::Tensor& weight, double scale) {
-  at::Tensor embedded;
-  DispatchFloats("embed_tokens", weight, [&](auto zero) {
-    using T = decltype(zero);
-    embedded =
-        EmbedWith<T>(token_ids, last_tokens, weight, scale, [](const EmbedArgs<T>& args, const at::Tensor& rows) {
-          ForRows(rows.size(0), 2 * args.width,
-                  [&](int64_t begin, int64_t end) { RunSimd<EmbedRows<T>>(&args, begin, end); });
-        });
+  return EmbedWith(token_ids, last_tokens, weight, scale, []<typename T>(const EmbedArgs<T>& args, int64_t tokens) {
+    ForRows(tokens, 2 * args.width, [&](int64_t begin, int64_t end) { RunSimd<EmbedRows<T>>(&args, begin, end); });
   });
-  return embedded;
 }
 
 const bool registered = RegisterKernel(&Ops::embed_tokens, at::kCPU, FusedDtypes(), EmbedTokens, EmbedTokensSamples);

@@ -2,7 +2,6 @@
 // columns. Reads and writes each row once.
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/rounding.h"
-#include "kernels/dispatch.h"
 #include "kernels/embed_tokens.h"
 #include "kernels/op_samples.h"
 #include "kernels/registry.h"
@@ -17,8 +16,7 @@ template <typename T, int W>
 __global__ void embed_tokens_kernel(EmbedArgs<T> a) {
   AllowNext();
   AwaitPrevious();
-  const int64_t id = a.token_ids[blockIdx.x];
-  const T* from = a.weight + (id < 0 ? a.last_tokens[-1 - id] : id) * a.width;
+  const T* from = a.RowOf(blockIdx.x);
   T* to = a.rows + static_cast<int64_t>(blockIdx.x) * a.width;
   for (int64_t i = threadIdx.x * W; i < a.width; i += static_cast<int64_t>(blockDim.x) * W) {
     Pack<T, W> x = Load<T, W>(from + i);
@@ -42,13 +40,8 @@ void LaunchEmbed(const EmbedArgs<T>& a, int64_t tokens) {
 at::Tensor EmbedTokens(const at::Tensor& token_ids, const std::optional<at::Tensor>& last_tokens,
                        const at::Tensor& weight, double scale) {
   const c10::DeviceGuard guard(weight.device());
-  at::Tensor embedded;
-  DispatchFloats("embed_tokens", weight, [&](auto zero) {
-    using T = decltype(zero);
-    embedded = EmbedWith<T>(token_ids, last_tokens, weight, scale,
-                            [](const EmbedArgs<T>& args, const at::Tensor& rows) { LaunchEmbed(args, rows.size(0)); });
-  });
-  return embedded;
+  return EmbedWith(token_ids, last_tokens, weight, scale,
+                   [](const auto& args, int64_t tokens) { LaunchEmbed(args, tokens); });
 }
 
 const bool registered = RegisterKernel(&Ops::embed_tokens, at::kCUDA, FusedDtypes(), EmbedTokens, EmbedTokensSamples);

@@ -5,6 +5,7 @@
 
 #include "core/engine/model_runner_inputs.h"
 #include "core/engine/model_runner_upload.h"
+#include "kernels/ops.h"
 
 namespace automodeld {
 namespace {
@@ -58,7 +59,9 @@ TEST(InputPacker, PadsWithSlotZeroOnTheScratchPage) {
     upload.Send();
     const Inputs in = packer.Get(upload, last_tokens);
     EXPECT_EQ(Longs(in.token_ids), (std::vector<int64_t>{-3, -4, -1, -1}));
-    EXPECT_TRUE(in.last_tokens.is_same(last_tokens));
+    const at::Tensor ids = at::arange(20, at::TensorOptions(at::kFloat).device(device)).unsqueeze(1);
+    const at::Tensor found = EagerOps().embed_tokens(in.token_ids, in.last_tokens, ids, 1.0);
+    EXPECT_EQ(Longs(found.to(at::kLong)), (std::vector<int64_t>{12, 13, 10, 10}));
     EXPECT_EQ(Longs(in.positions), (std::vector<int64_t>{17, 4, 0, 0}));
     EXPECT_EQ(Longs(in.kv_slots), (std::vector<int64_t>{3 * 16 + 1, 7 * 16 + 4, 0, 0}));
 
