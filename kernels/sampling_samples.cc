@@ -1,4 +1,5 @@
-// Samples of the operations between the logits and the token.
+// Samples of the operations between the logits and the token. Arguments are made on the CPU and moved: a GPU would have
+// to load a kernel for every operation here.
 #include <fmt/format.h>
 
 #include "kernels/logit_adjustment.h"
@@ -28,8 +29,6 @@ const std::vector<SamplingCase> kSamplings = {{"greedy", 0.0, 1.0, 0.0, 0},
                                               {"top_p hot", 20.0, 0.5, 0.0, 0},
                                               {"min_p", 1.0, 1.0, 0.1, 0},
                                               {"all filters", 0.7, 0.95, 0.05, 50}};
-
-// Arguments are made on the CPU and moved: a GPU would have to load a kernel for every operation here.
 
 // Logits from a grid have ties, as 16-bit ones do.
 Sample SamplingSample(const SamplingCase& c, int64_t rows, int64_t vocab, bool ties) {

@@ -47,18 +47,20 @@ void AddKeys(const SequenceRows& rows, int64_t keys, int64_t page_size, std::vec
   }
 }
 
-// Sequences with as many rows each. A ragged one attends to its own.
+// A ragged sequence attends to its own rows.
+int64_t KeysOf(const SequenceRows& s, bool ragged) { return ragged ? s.num_rows : s.context; }
+
+// Sequences with as many rows each.
 SdpaGroup MakeGroup(std::span<const SequenceRows> sequences, bool ragged, int64_t page_size, at::Device device) {
-  const auto keys_of = [ragged](const SequenceRows& s) { return ragged ? s.num_rows : s.context; };
   SdpaGroup group;
   group.num_rows = sequences[0].num_rows;
   group.first_row = sequences[0].first_row;
   std::vector<int64_t> rows, contexts, page, offset;
-  for (const SequenceRows& s : sequences) group.keys = std::max(group.keys, keys_of(s));
+  for (const SequenceRows& s : sequences) group.keys = std::max(group.keys, KeysOf(s, ragged));
   for (const SequenceRows& s : sequences) {
     group.contiguous = group.contiguous && s.first_row == group.first_row + std::ssize(rows);
     for (int64_t i = 0; i < s.num_rows; ++i) rows.push_back(s.first_row + i);
-    contexts.push_back(keys_of(s));
+    contexts.push_back(KeysOf(s, ragged));
     group.equal = group.equal && contexts.back() == group.keys;
     if (!ragged) AddKeys(s, group.keys, page_size, page, offset);
   }
@@ -132,15 +134,12 @@ class SdpaAttention final : public AttentionBackend {
   }
 
   void PlanPrompts(std::vector<SequenceRows> prompts, bool ragged, int64_t page_size) {
-    const auto lengths = [](const SequenceRows& s) { return std::pair(s.num_rows, s.context); };
+    const auto lengths = [ragged](const SequenceRows& s) { return std::pair(s.num_rows, KeysOf(s, ragged)); };
     std::ranges::stable_sort(prompts, {}, lengths);
     for (size_t begin = 0, end = 0; begin < prompts.size(); begin = end) {
-      const int64_t keys = ragged ? prompts[begin].num_rows : prompts[begin].context;
-      const int64_t most = std::max<int64_t>(1, kMostScores / std::max<int64_t>(1, prompts[begin].num_rows * keys));
-      while (end < prompts.size() && lengths(prompts[end]) == lengths(prompts[begin]) &&
-             static_cast<int64_t>(end - begin) < most) {
-        ++end;
-      }
+      const auto [rows, keys] = lengths(prompts[begin]);
+      const auto most = static_cast<size_t>(std::max<int64_t>(1, kMostScores / std::max<int64_t>(1, rows * keys)));
+      while (end < prompts.size() && end - begin < most && lengths(prompts[end]) == lengths(prompts[begin])) ++end;
       groups_.push_back(MakeGroup({&prompts[begin], end - begin}, ragged, page_size, device_));
     }
   }

@@ -243,8 +243,9 @@ class CudaFlashAttention final : public AttentionBackend {
   void RunTiles(const FlashTiles& tiles, const AttentionLayer& layer, const at::Tensor& q, at::Tensor keys,
                 at::Tensor values, const KvCache* kv, FlashArgs args) const {
     const bool bfloat16 = q.scalar_type() == at::kBFloat16;
+    const bool has_wide = tiles.num_wide > 0 && layer.head_dim == head_dim_;
     FlashHeld held = HeldAs(keys, values, q);
-    if (tiles.num_wide > 0 && held == FlashHeld::kBytes && layer.head_dim == head_dim_ && Widens(keys, kv)) {
+    if (has_wide && held == FlashHeld::kBytes && Widens(keys, kv)) {
       const FlashSource from = SourceOf(keys, values);
       const int64_t pages = plan_.num_prefill_pages();
       std::vector<int64_t> sizes = keys.sizes().vec();
@@ -258,7 +259,7 @@ class CudaFlashAttention final : public AttentionBackend {
       held = FlashHeld::kSame;
     }
     TakeSource(layer, keys, values, kv, args);
-    const bool wide = tiles.num_wide > 0 && held == FlashHeld::kSame && layer.head_dim == head_dim_;
+    const bool wide = has_wide && held == FlashHeld::kSame;
     args.items = plan_.items(wide ? tiles.first_wide() : tiles.first_item);
     args.num_items = static_cast<int32_t>(wide ? tiles.num_wide : tiles.num_items);
     if (!wide) return InstanceFor(layer.head_dim).launch(tiles.kind, bfloat16, held, args);
