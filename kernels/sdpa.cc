@@ -22,7 +22,7 @@ constexpr int64_t kMostScores = 1 << 20;
 struct SdpaGroup {
   int64_t num_rows = 1;  // of each sequence
   int64_t keys = 0;      // of the longest
-  at::Tensor rows;       // [batch * num_rows] int64
+  at::Tensor rows;       // [batch * num_rows] int64; undefined if contiguous
   at::Tensor contexts;   // [batch] int64
   bool equal = true;     // all contexts are the same
   at::Tensor page;       // [batch * keys] int64: page and offset of each key; undefined for ragged

@@ -2,6 +2,7 @@
 //   silu(x) = x / (1 + e^-x);  gelu(x) = x / 2 (1 + erf(x / sqrt 2));  gelu_tanh(x) = x / 2 (1 + tanh(u)),
 //   u = sqrt(2 / pi) (x + 0.044715 x^3),
 // then quantised if asked. Streams three halves of gate_up's size; y is a byte an element where it is quantised.
+#include "kernels/cuda/activations.h"
 #include "kernels/cuda/approximate.h"
 #include "kernels/cuda/rounding.h"
 #include "kernels/cuda/row_map.h"
@@ -20,8 +21,8 @@ template <Activation activation>
 __device__ float Activate(float x) {
   // A sum that is infinite or nearly makes zero of what is less than 2^-120 anyway.
   if constexpr (activation == Activation::kSilu) return x * Reciprocal(1.0F + Exp2(-1.44269504F * x));
-  if constexpr (activation == Activation::kGelu) return 0.5F * x * (1.0F + erff(x * 0.70710678F));
-  return 0.5F * x * (1.0F + tanhf(0.79788456F * (x + 0.044715F * x * x * x)));
+  if constexpr (activation == Activation::kGelu) return Gelu(x);
+  return GeluTanh(x);
 }
 
 template <typename T, Activation activation>

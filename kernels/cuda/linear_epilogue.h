@@ -7,6 +7,7 @@
 
 #include <type_traits>
 
+#include "kernels/cuda/activations.h"
 #include "kernels/cuda/rounding.h"
 
 namespace automodeld {
@@ -30,9 +31,9 @@ __device__ inline float Activate(float x, LinearEpilogue::Activation activation)
     case LinearEpilogue::Activation::kSilu:
       return x / (1.0F + expf(-x));
     case LinearEpilogue::Activation::kGelu:
-      return 0.5F * x * (1.0F + erff(x * 0.70710678F));
+      return Gelu(x);
     case LinearEpilogue::Activation::kGeluTanh:
-      return 0.5F * x * (1.0F + tanhf(0.79788456F * (x + 0.044715F * x * x * x)));
+      return GeluTanh(x);
     default:
       return x;
   }
