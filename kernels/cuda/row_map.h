@@ -40,12 +40,13 @@ struct RowMapTo {
   int width;
 };
 
-// The largest over the cluster's blocks, all of which have arrived once before; `found`: shared, a word for each.
+// The largest over the cluster's blocks, all of which have passed ClusterStart; `found`: shared, a word for each, which
+// `there` expects.
 template <int C>
-__device__ float ClusterMax(float largest, float* found) {
+__device__ float ClusterMax(float largest, float* found, uint64_t* there) {
   ClusterWait();
-  if (threadIdx.x < C) Peer(found, threadIdx.x)[ClusterRank()] = largest;
-  ClusterSync();
+  if (threadIdx.x < C) StoreAt(&found[ClusterRank()], largest, there, threadIdx.x);
+  AwaitStores(there);
   for (int i = 0; i < C; ++i) largest = Larger(largest, found[i]);
   return largest;
 }
@@ -56,11 +57,15 @@ __global__ void __launch_bounds__(C > 1 ? kClusterThreads : kMapThreads)
     map_rows_kernel(const Source source, const RowMapTo<typename Source::Type> to) {
   __shared__ float maxima[kMaxWarps];
   __shared__ float found[kCluster];
+  __shared__ uint64_t there;
   AllowNext();
+  if (C > 1 && to.y == nullptr) {
+    if (threadIdx.x == 0) ExpectStores(&there, sizeof(found));
+    ClusterStart();
+  }
   AwaitPrevious();
   const int64_t row = blockIdx.x / C;
   const unsigned rank = blockIdx.x % C;
-  if (C > 1 && to.y == nullptr) ClusterArrive();
   typename Source::template Raw<W> raw[N];
   Pack<typename Source::Type, W> y[N];
   const auto begin = [&](int n) { return static_cast<int>((n * C + rank) * blockDim.x + threadIdx.x) * W; };
@@ -84,7 +89,7 @@ __global__ void __launch_bounds__(C > 1 ? kClusterThreads : kMapThreads)
     return;
   }
   largest = BlockMax(largest, maxima);
-  if constexpr (C > 1) largest = ClusterMax<C>(largest, found);
+  if constexpr (C > 1) largest = ClusterMax<C>(largest, found, &there);
   const RowScale scale(largest);
 #pragma unroll
   for (int n = 0; n < N; ++n) {

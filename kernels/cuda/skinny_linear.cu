@@ -112,16 +112,16 @@ __global__ void scale_product_kernel(const From* product, LinearEpilogue epilogu
   });
 }
 
-template <typename T, int tokens, int groups>
+template <typename T, int tokens, int groups, bool split>
 void Run(const SkinnyPlan& plan, const Args& args, const at::Tensor& weight, const at::Tensor& x) {
   static std::atomic<uint64_t> allowed = 0;
-  TORCH_INTERNAL_ASSERT(plan.shared_bytes == (skinny::SharedBytes<tokens, groups>(plan.stages)));
-  const auto kernel = skinny::skinny_linear_kernel<T, tokens, groups>;
+  TORCH_INTERNAL_ASSERT(plan.shared_bytes == (skinny::SharedBytes<tokens, groups>(plan.stages, plan.split_bits)));
+  const auto kernel = skinny::skinny_linear_kernel<T, tokens, groups, split>;
   AllowShared(kernel, x.get_device(), allowed);
   const unsigned grid = static_cast<unsigned>(plan.clusters) << plan.split_bits;
   const auto shared_bytes = static_cast<size_t>(plan.shared_bytes);
   const CUtensorMap weight_map = Map(weight, groups * skinny::kTileRows), x_map = Map(x, tokens);
-  if (plan.split_bits > 0) {
+  if constexpr (split) {
     LaunchClusters(kernel, 1U << plan.split_bits, grid, skinny::kThreads<groups>, shared_bytes, weight_map, x_map,
                    args);
   } else {
@@ -131,8 +131,9 @@ void Run(const SkinnyPlan& plan, const Args& args, const at::Tensor& weight, con
 
 template <typename T, int tokens>
 void RunTokens(const SkinnyPlan& plan, const Args& args, const at::Tensor& weight, const at::Tensor& x) {
-  if (plan.groups == 1) return Run<T, tokens, 1>(plan, args, weight, x);
-  Run<T, tokens, 2>(plan, args, weight, x);
+  if (plan.split_bits > 0) return Run<T, tokens, 1, true>(plan, args, weight, x);
+  if (plan.groups == 1) return Run<T, tokens, 1, false>(plan, args, weight, x);
+  Run<T, tokens, 2, false>(plan, args, weight, x);
 }
 
 template <typename T>

@@ -3,9 +3,9 @@
 //
 // A block takes tiles of 64 x groups rows of W. One warp feeds a ring of stages, each 128 bytes of K of the tile and of
 // x, by the copy engine; each warpgroup multiplies its 64 rows of W, the wgmma's rows, by x, its columns. `split`
-// blocks of a cluster share a tile, each a part of K, and add up through each other's shared memory in the order of
-// their ranks. Without a split a block goes on to the next tile while its warpgroups write the last one's result. The
-// ring is filled with W before the kernels before have ended: W is constant.
+// blocks of a cluster share a tile, each a part of K, and send each other their sums, which are added up in the order
+// of their ranks. Without a split a block goes on to the next tile while its warpgroups write the last one's result.
+// The ring is filled with W before the kernels before have ended: W is constant.
 #ifndef KERNELS_CUDA_SKINNY_LINEAR_KERNEL_H_
 #define KERNELS_CUDA_SKINNY_LINEAR_KERNEL_H_
 
@@ -27,7 +27,7 @@ struct Args {
   int tiles;       // of 64 x groups rows of W
   int split_bits;  // log2 of a cluster's blocks, which are at most `blocks`; the grid has at most `tiles` clusters, and
                    // as many if split
-  int stages;      // of the ring, which also holds a tile's float sums if split > 1
+  int stages;      // of the ring
 };
 
 template <int tokens, int groups>
@@ -36,13 +36,33 @@ struct alignas(1024) Stage {
   uint8_t x[tokens][kBlockBytes];
 };
 
-// Floats between two tokens' sums: four more than the tile has rows, for the sake of the banks.
-template <int groups>
-inline constexpr int kSumStride = groups* kTileRows + 4;
+// What the blocks that share a tile send this one, one warpgroup each: the sums of each over its part of K, of every
+// split-th eight rows of x, which this block adds up; in pairs of rows.
+template <int tokens>
+struct Parts {
+  static constexpr int kWidth = kTileRows + 8;  // the rest for the sake of the banks
+
+  float2* sums;     // [split][eights][4][kWidth]
+  uint64_t* there;  // whether they have come
+
+  __device__ float2* Of(uint32_t rank, int eight, int pair, const Args& args) const {
+    const int eights = max(1, tokens / 8 >> args.split_bits);
+    return sums + ((static_cast<int>(rank) * eights + (eight >> args.split_bits)) * 4 + pair) * kWidth;
+  }
+  __device__ static uint32_t Expected(const Args& args) {
+    const uint32_t eights = ((args.rows + 7) / 8 + (1U << args.split_bits) - 1 - ClusterRank()) >> args.split_bits;
+    return (eights << args.split_bits) * 4 * kTileRows * sizeof(float2);
+  }
+  __host__ __device__ static int Bytes(int split_bits) {
+    const int all = split_bits == 0 ? 0 : max(1 << split_bits, tokens / 8);
+    return all * 4 * kWidth * static_cast<int>(sizeof(float2));
+  }
+};
 
 template <int tokens, int groups>
-int SharedBytes(int stages) {
-  return stages * static_cast<int>(sizeof(Stage<tokens, groups>) + 2 * sizeof(uint64_t)) + tokens * 4;
+int SharedBytes(int stages, int split_bits) {
+  constexpr int kBarrier = sizeof(uint64_t), kStage = sizeof(Stage<tokens, groups>) + 2 * kBarrier;
+  return stages * kStage + Parts<tokens>::Bytes(split_bits) + kBarrier + tokens * 4;
 }
 
 template <int groups>
@@ -92,7 +112,7 @@ __device__ void SyncConsumers() {
   hopper::SyncThreads<groups * 128>(1);
 }
 
-template <int tokens, int groups>
+template <bool split, int tokens, int groups>
 __device__ void Produce(Stage<tokens, groups>* ring, uint64_t* full, uint64_t* empty, const CUtensorMap& weight,
                         const CUtensorMap& x, const Args& args) {
   using namespace hopper;
@@ -107,6 +127,7 @@ __device__ void Produce(Stage<tokens, groups>* ring, uint64_t* full, uint64_t* e
   Walk at(args), x_at = at;
   int filled = 0;
   for (; filled < args.stages && !at.Done(); at.Next()) load_weight(at, filled++);
+  if constexpr (split) ClusterWait();
   AwaitPrevious();
   for (int i = 0; i < filled; ++i, x_at.Next()) load_x(x_at, i);
   for (Place place; !at.Done(); at.Next()) {
@@ -178,47 +199,52 @@ __device__ void WriteTile(float (&sum)[tokens / 2], const Columns& columns, cons
   });
 }
 
-// Leaves the sums of the warp's 16 columns in shared memory, [tokens][kSumStride].
-template <int tokens, int groups>
-__device__ void KeepTile(const float (&sum)[tokens / 2], float* sums, int first_column) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+// Gives the sums of the warp's 16 columns to the blocks that add them up.
+template <int tokens>
+__device__ void SendTile(const float (&sum)[tokens / 2], const Parts<tokens>& parts, int first_column,
+                         const Args& args) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, column = first_column + lane / 4;
 #pragma unroll
-  for (int i = 0; i < tokens / 2; ++i) {
-    const int token = i / 4 * 8 + lane % 4 * 2 + i % 2, column = first_column + i / 2 % 2 * 8 + lane / 4;
-    sums[token * kSumStride<groups> + column] = sum[i];
+  for (int i = 0; i < tokens / 2; i += 4) {
+    const uint32_t eight = i / 4, rank = eight & ((1U << args.split_bits) - 1);
+    if (static_cast<int>(eight) * 8 >= args.rows) break;
+    float2* to = parts.Of(ClusterRank(), eight, lane % 4, args) + column;
+    StoreAt(to, float2{sum[i], sum[i + 1]}, parts.there, rank);
+    StoreAt(to + 8, float2{sum[i + 2], sum[i + 3]}, parts.there, rank);
   }
 }
 
-// Adds up the cluster's sums of a tile, each block a part of it.
-template <int groups>
-__device__ void ReduceTile(const float* sums, const Columns& columns, const float* scales, int rank, const Args& args) {
-  constexpr int kQuads = groups * kTileRows / 4, kRowsAtOnce = groups * 128 / kQuads;
-  const int thread = static_cast<int>(threadIdx.x), quad = thread % kQuads * 4;
+// Adds up this block's rows of the tile.
+template <int tokens>
+__device__ void ReduceTile(const Parts<tokens>& parts, const Columns& columns, const float* scales, const Args& args) {
+  constexpr int kPairs = kTileRows / 2;  // of columns
+  const int pair = static_cast<int>(threadIdx.x) / kPairs, column = static_cast<int>(threadIdx.x) % kPairs * 2;
+  AwaitStores(parts.there);
   WithOutput(args.epilogue.output, [&](auto* type) {
     using To = std::remove_pointer_t<decltype(type)>;
-    for (int row = rank * kRowsAtOnce + thread / kQuads; row < args.rows; row += kRowsAtOnce << args.split_bits) {
-      float4 parts[kMaxSplit];  // all on their way before the first is added
-#pragma unroll
-      for (uint32_t from = 0; from < kMaxSplit; ++from) {
-        if (from < 1U << args.split_bits)
-          parts[from] = *Peer(reinterpret_cast<const float4*>(sums + row * kSumStride<groups> + quad), from);
-      }
-      float total[4] = {};
+    for (int eight = static_cast<int>(ClusterRank()); eight * 8 < args.rows; eight += 1 << args.split_bits) {
+      float total[2][2] = {};
 #pragma unroll
       for (uint32_t from = 0; from < kMaxSplit; ++from) {
         if (from >= 1U << args.split_bits) break;
-        total[0] += parts[from].x, total[1] += parts[from].y, total[2] += parts[from].z, total[3] += parts[from].w;
+        const auto part = *reinterpret_cast<const float4*>(parts.Of(from, eight, pair, args) + column);
+        total[0][0] += part.x, total[1][0] += part.y, total[0][1] += part.z, total[1][1] += part.w;
       }
-      Pack<To, 4> rounded;
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        rounded[j] = RoundTo<To>(columns.Finish(j, total[j], scales[row], args.epilogue.activation));
-      }
-      To* y = static_cast<To*>(args.epilogue.y) + int64_t{row} * args.out + columns.first;
-      if (args.out % 4 == 0 && columns.first < args.out) {
-        Store(y, rounded);
-      } else {
-        for (int j = 0; j < 4 && columns.first + j < args.out; ++j) y[j] = rounded[j];
+      for (int i = 0; i < 2; ++i) {
+        const int row = eight * 8 + pair * 2 + i;
+        if (row >= args.rows || columns.first >= args.out) break;
+        Pack<To, 2> rounded;
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          rounded[j] = RoundTo<To>(columns.Finish(j, total[i][j], scales[row], args.epilogue.activation));
+        }
+        To* y = static_cast<To*>(args.epilogue.y) + int64_t{row} * args.out + columns.first;
+        if (args.out % 2 == 0) {
+          Store(y, rounded);
+        } else {
+          for (int j = 0; j < 2 && columns.first + j < args.out; ++j) y[j] = rounded[j];
+        }
       }
     }
   });
@@ -299,35 +325,42 @@ class Consumer {
   uint32_t parity_ = 0;
 };
 
-// The warpgroups' part: products, and the result where K is not split; else the block's sums stay in the ring.
-template <typename T, int tokens, int groups>
-__device__ void Consume(Stage<tokens, groups>* ring, uint64_t* full, uint64_t* empty, const float* scales,
-                        const Walk& walk, const Args& args) {
+// The warpgroups' part: products, and the result.
+template <typename T, int tokens, int groups, bool split>
+__device__ void Consume(Stage<tokens, groups>* ring, uint64_t* full, uint64_t* empty, const Parts<tokens>& parts,
+                        const float* scales, const Walk& walk, const Args& args) {
   const int thread = static_cast<int>(threadIdx.x), column = thread / 32 * 16;
+  const int mine = split ? thread % (kTileRows / 2) * 2 : column + thread % 32 / 4;
   Consumer<T, tokens, groups> consumer(ring, full, empty, args.stages);
   for (int tile = walk.tile; tile < args.tiles; tile += walk.tile_step) {
-    const Columns columns(args, tile * groups * kTileRows + column + thread % 32 / 4, 8);
+    const Columns columns(args, tile * groups * kTileRows + mine, split ? 1 : 8);
     float sum[tokens / 2];
     consumer.Sum(walk.last_block - walk.first_block, sum);
-    if (args.split_bits == 0) {
-      WriteTile<tokens>(sum, columns, scales, args);
+    if constexpr (split) {
+      SendTile(sum, parts, column, args);
+      ReduceTile(parts, columns, scales, args);
     } else {
-      SyncConsumers<groups>();  // all have read the ring
-      KeepTile<tokens, groups>(sum, reinterpret_cast<float*>(ring), column);
+      WriteTile<tokens>(sum, columns, scales, args);
     }
   }
 }
 
-template <typename T, int tokens, int groups>
+// split: whether args.split_bits > 0; then there is one warpgroup.
+template <typename T, int tokens, int groups, bool split>
 __global__ void __launch_bounds__(kThreads<groups>)
     skinny_linear_kernel(const __grid_constant__ CUtensorMap weight, const __grid_constant__ CUtensorMap x,
                          const Args args) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  static_assert(!split || groups == 1);
   extern __shared__ __align__(1024) uint8_t shared[];
   auto* ring = reinterpret_cast<Stage<tokens, groups>*>(shared);
   auto* full = reinterpret_cast<uint64_t*>(ring + args.stages);
   uint64_t* empty = full + args.stages;
-  auto* scales = reinterpret_cast<float*>(empty + args.stages);
+  auto* sums = reinterpret_cast<float2*>(empty + args.stages);
+  const Parts<tokens> parts = {
+      .sums = sums,
+      .there = reinterpret_cast<uint64_t*>(reinterpret_cast<uint8_t*>(sums) + Parts<tokens>::Bytes(args.split_bits))};
+  auto* scales = reinterpret_cast<float*>(parts.there + 1);
   const int thread = static_cast<int>(threadIdx.x);
   AllowNext();
   if (thread == groups * 128) {
@@ -338,24 +371,23 @@ __global__ void __launch_bounds__(kThreads<groups>)
       hopper::InitBarrier(&empty[i], groups * 4);
     }
     hopper::FenceBarrierInit();
+    if constexpr (split) ExpectStores(parts.there, parts.Expected(args));
   }
   __syncthreads();
+  if constexpr (split) ClusterStart();
   const Walk walk(args);
-  if (thread == groups * 128) Produce(ring, full, empty, weight, x, args);
+  if (thread == groups * 128) {
+    Produce<split>(ring, full, empty, weight, x, args);
+  } else if constexpr (split) {
+    ClusterWait();
+  }
   AwaitPrevious();
-  const Columns columns(args, walk.tile * groups * kTileRows + thread % (groups * kTileRows / 4) * 4, 1);
   if (thread < groups * 128) {
     const bool scaled = args.epilogue.row_scale != nullptr && thread < args.rows;
     if (thread < tokens) scales[thread] = scaled ? args.epilogue.row_scale[thread] : 1.0F;
     SyncConsumers<groups>();
-    Consume<T, tokens, groups>(ring, full, empty, scales, walk, args);
+    Consume<T, tokens, groups, split>(ring, full, empty, parts, scales, walk, args);
   }
-  if (args.split_bits == 0) return;
-  ClusterSync();
-  if (thread < groups * 128) {
-    ReduceTile<groups>(reinterpret_cast<float*>(ring), columns, scales, static_cast<int>(ClusterRank()), args);
-  }
-  ClusterSync();  // the others may still read this block's sums
 #endif
 }
 

@@ -21,7 +21,7 @@ struct SkinnyPlan {
   int groups;        // warpgroups of a block: it takes tiles of 64 times as many rows of the weight
   int tiles;         // of the weight
   int k_blocks;      // pieces of 128 bytes in a row of the weight
-  int split_bits;    // log2 of the blocks that share a tile
+  int split_bits;    // log2 of the blocks that share a tile, which then is of one warpgroup
   int clusters;      // of 1 << split_bits blocks
   int stages;        // of the ring in shared memory
   int shared_bytes;  // for each block
@@ -45,7 +45,7 @@ inline SkinnyPlan PlanSkinnyLinear(int64_t rows, int64_t out, int64_t row_bytes,
   plan.tiles = up(out, plan.groups * kTileRows);
   plan.k_blocks = up(row_bytes, kBlockBytes);
   // Splitting fills the processors, but adding up costs time, which many tokens or a short K do not win back.
-  const bool many = plan.tokens == kMaxSkinnyRows, costly = plan.k_blocks <= (many ? 32 : 16);
+  const bool many = plan.tokens == kMaxSkinnyRows, costly = plan.k_blocks <= (plan.tokens > 8 ? 32 : 16);
   const int full = many || plan.k_blocks > 64 ? processors * 9 / 10 : processors;
   const int enough = costly ? processors * 9 / 20 : full;
   while (plan.split_bits < kMaxSplitBits && plan.tiles << plan.split_bits < enough &&
@@ -55,15 +55,14 @@ inline SkinnyPlan PlanSkinnyLinear(int64_t rows, int64_t out, int64_t row_bytes,
   const int blocks = plan.tiles << plan.split_bits, each = std::min(2, up(blocks, processors));
   // Unsplit, the blocks walk: equally far.
   plan.clusters = plan.split_bits > 0 ? plan.tiles : up(plan.tiles, up(plan.tiles, int64_t{each} * processors));
-  const int stage = (plan.groups * kTileRows + plan.tokens) * kBlockBytes, extra = plan.tokens * 4,
-            per_stage = stage + 16;
+  // Beside the ring: a barrier, scales and, of a split tile, the parts of its sums.
+  const int parts = plan.split_bits > 0 ? std::max(1 << plan.split_bits, plan.tokens / 8) : 0;
+  const int extra = parts * 4 * (kTileRows + 8) * 8 + 8 + plan.tokens * 4;
+  const int per_stage = (plan.groups * kTileRows + plan.tokens) * kBlockBytes + 16;
   const int work = up(plan.k_blocks, 1 << plan.split_bits) * up(plan.tiles, plan.clusters);
   // Short work leaves room for a block of the next kernel.
   const int most = std::min(kMostShared, kSharedOfProcessor / (each == 2 && work <= 8 ? 3 : each) - kReserved);
   plan.stages = std::min((most - extra) / per_stage, work);
-  if (plan.split_bits > 0) {  // the ring also holds the tile's sums
-    plan.stages = std::max(plan.stages, up(int64_t{4} * plan.tokens * (plan.groups * kTileRows + 4), stage));
-  }
   plan.shared_bytes = plan.stages * per_stage + extra;
   return plan;
 }

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <tuple>
 
 #include "kernels/cuda/skinny_linear_plan.h"
@@ -22,10 +23,12 @@ TEST(SkinnyLinearPlan, EveryShapeFitsTheProcessorAndIsCovered) {
           EXPECT_GE(int64_t{plan.k_blocks} * kBlockBytes, row_bytes);
           EXPECT_TRUE(split <= 8 && split <= plan.k_blocks) << split << " of " << plan.k_blocks;
           EXPECT_TRUE(split == 1 ? plan.clusters <= plan.tiles : plan.clusters == plan.tiles);
-          // Two stages run at a time; a split tile's sums lie in the ring.
+          // Two stages run at a time.
           EXPECT_GE(plan.stages, plan.k_blocks / split >= 2 ? 2 : 1) << rows << " " << out << " " << row_bytes;
-          EXPECT_TRUE(split == 1 || plan.stages * stage >= 4 * plan.tokens * (plan.groups * kTileRows + 4));
-          EXPECT_TRUE(plan.shared_bytes >= plan.stages * stage && plan.shared_bytes <= 227 << 10) << plan.shared_bytes;
+          EXPECT_TRUE(split == 1 || plan.groups == 1);
+          const int parts = split == 1 ? 0 : std::max(8 * split, plan.tokens) * kTileRows * 4;
+          EXPECT_GE(plan.shared_bytes, plan.stages * stage + parts);
+          EXPECT_LE(plan.shared_bytes, 227 << 10);
         }
       }
     }
@@ -39,7 +42,7 @@ TEST(SkinnyLinearPlan, SmallMatricesAreSplitUntilTheyFillTheProcessorsAndLargeOn
   };
   EXPECT_EQ(plan(1, 6144, 4096), std::tuple(1, 2, 96));     // qkv of Llama-3.1-8B in FP8
   EXPECT_EQ(plan(1, 4096, 4096), std::tuple(1, 4, 64));     // o
-  EXPECT_EQ(plan(64, 4096, 4096), std::tuple(1, 1, 64));    // o, where adding up 64 tokens' parts costs more
+  EXPECT_EQ(plan(16, 4096, 4096), std::tuple(1, 1, 64));    // o, where adding up many tokens' parts costs more
   EXPECT_EQ(plan(1, 28672, 4096), std::tuple(1, 1, 224));   // gate_up: two tiles for each block
   EXPECT_EQ(plan(64, 4096, 14336), std::tuple(1, 2, 64));   // down
   EXPECT_EQ(plan(1, 128256, 8192), std::tuple(2, 1, 251));  // lm_head in bfloat16: four tiles of 128 rows for each
