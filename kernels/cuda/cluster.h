@@ -47,7 +47,7 @@ __device__ inline void ClusterSync() {
 }
 
 // Returns when every block of the cluster has come this far: what it has read, it has read.
-__device__ inline void ClusterEnd() {
+__device__ inline void ClusterMeet() {
   ClusterStart();
   ClusterWait();
 }

@@ -30,17 +30,19 @@ __device__ FlashBlock ThisBlock(const FlashArgs& a) {
                .parts = 1,
                .rank = split % a.cluster,
                .blocks = 1,
+               .all = 1,
                .first = it.first};
   b.rows = min(Tile::kRows, b.s.num_rows * a.group - it.first);
   const int before = b.s.context - b.s.num_rows;
   b.begin = FirstKey(before + it.first / a.group, a.window);
   b.end = a.causal ? before + (it.first + b.rows - 1) / a.group + 1 : b.s.context;
   if (b.rows <= 0) b.end = b.begin;  // an item of padding
-  if (Tile::kOwnKeys && a.splits > 1) {
+  if (Tile::kSplits && a.splits > 1) {
     const int keys = b.end - b.begin, blocks = keys <= a.cluster * kFlashAlone ? a.cluster : a.splits;
     const int length = DivideUp(DivideUp(keys, blocks), kFlashSplitUnit) * kFlashSplitUnit;
     b.parts = DivideUp(keys, length * a.cluster);
-    b.blocks = min(a.cluster, DivideUp(keys, length) - b.part * a.cluster);
+    b.all = DivideUp(keys, length);
+    b.blocks = min(a.cluster, b.all - b.part * a.cluster);
     b.begin = min(b.end, b.begin + split * length);
     b.end = min(b.end, b.begin + length);
   }
@@ -113,7 +115,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm)
   extern __shared__ __align__(16) char shared[];
   AllowNext();
   const FlashBlock b = ThisBlock<Tile>(a);
-  if (Tile::kOwnKeys && b.rank >= b.blocks) return;  // a unit's first block awaits the kernel before for all
+  if (Tile::kSplits && b.rank >= b.blocks) return;  // a unit's first block awaits the kernel before for all
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
   FlashKeys<Tile> keys(a, b, shared + Tile::kTeamsAt, thread / Tile::kTeam, thread % Tile::kTeam);
   const int first_row = Tile::kOwnKeys ? 0 : warp * 16 * Tile::kRowTiles;
@@ -166,6 +168,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm)
 
 template <typename Tile>
 void LaunchTile(const FlashArgs& args) {
+  TORCH_INTERNAL_ASSERT(Tile::kSplits || args.splits == 1);
   constexpr auto kernel = flash_attention_kernel<Tile>;
   AllowSharedBytes(kernel, Tile::kSharedBytes);
   const auto blocks = static_cast<unsigned>(int64_t{args.num_items} * args.kv_heads * args.splits);

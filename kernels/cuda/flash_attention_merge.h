@@ -1,6 +1,6 @@
 // How decode's sums over some keys become rows: those of a block's warps are added up in shared memory, those of a
-// cluster's blocks in the first one's, those of clusters in global memory by the last one to come. One warp for each
-// scheduler has nothing to hide its latencies behind, so few instructions count.
+// cluster's blocks each in part by each, those of clusters in global memory by the last block to come. One warp for
+// each scheduler has nothing to hide its latencies behind, so few instructions count.
 #ifndef KERNELS_CUDA_FLASH_ATTENTION_MERGE_H_
 #define KERNELS_CUDA_FLASH_ATTENTION_MERGE_H_
 
@@ -90,7 +90,7 @@ __device__ void StoreColumns(const FlashArgs& a, const FlashBlock& b, int row, i
                                    PackPair(T{}, sums.columns.z * factor, sums.columns.w * factor)};
 }
 
-// Whether this block is the last of the unit's to have written a part; then it can read the others'.
+// Whether this block is the last of the unit's to have written of a part; then it can read the others'.
 __device__ inline bool IsLast(const FlashArgs& a, const FlashBlock& b) {
   __shared__ bool is_last;
   __syncthreads();
@@ -98,9 +98,9 @@ __device__ inline bool IsLast(const FlashArgs& a, const FlashBlock& b) {
     uint32_t ticket = 0;  // the last one leaves zero for the next launch
     asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
                  : "=r"(ticket)
-                 : "l"(a.tickets + b.unit), "r"(b.parts - 1)
+                 : "l"(a.tickets + b.unit), "r"(b.all - 1)
                  : "memory");
-    is_last = static_cast<int>(ticket) == b.parts - 1;
+    is_last = static_cast<int>(ticket) == b.all - 1;
   }
   __syncthreads();
   return is_last;
@@ -122,50 +122,92 @@ __device__ void StoreParts(const FlashArgs& a, const FlashBlock& b, const float*
   });
 }
 
-// sums: the block's rows of sums, [16][kSumsWidth]. The cluster's become rows or, where there are other clusters with
-// keys, a part.
+// Where the sums of the block's warps lie, each at the begin of the stages of its team, and behind those what the
+// blocks of a cluster send each other. A piece is four columns of a row; each block adds up some, of all blocks.
 template <typename Tile>
-__device__ void StoreCluster(const FlashArgs& a, const FlashBlock& b, float* sums) {
-  const int width = a.head_dim + 4, part_floats = min(a.group, Tile::kRows) * width;
-  float* parts = a.parts + int64_t{b.unit} * (a.splits / a.cluster) * part_floats;
-  ForMyColumns<Tile>(a, b, [&](int row, int column) {
-    FlashSums blocks[kMaxFlashCluster];
-    LoadParts<kMaxFlashCluster>(blocks, 0, b.blocks, [&](int rank) {
-      return LoadSums(Peer(sums, static_cast<uint32_t>(rank)) + row * Tile::kSumsWidth, column, Tile::kDim);
-    });
-    const FlashSums total = AddUp(blocks);
-    if (b.parts == 1)
-      StoreColumns<Tile>(a, b, row, column, total);
-    else
-      StoreSums(parts + b.part * part_floats + row * width, column, a.head_dim, total);
-  });
-  if (b.parts > 1 && IsLast(a, b)) StoreParts<Tile>(a, b, parts, part_floats);
-}
+struct FlashMerge {
+  static constexpr int kPieces = Tile::kDim / 4;  // of a row
+  static constexpr int kSumsBytes = 16 * Tile::kSumsWidth * 4;
+  static_assert(kSumsBytes + (16 * kPieces + kMaxFlashCluster) * sizeof(float4) <= Tile::kTeamBytes);
 
-// shared: the teams' stages
-template <typename Tile>
-__device__ void StoreMerged(const FlashArgs& a, const FlashBlock& b, const FlashRowsOfWarp<Tile>& rows, char* shared) {
-  constexpr int kWidth = Tile::kSumsWidth;
-  const auto of_warp = [&](int warp) { return reinterpret_cast<float*>(shared + warp * Tile::kTeamBytes); };
-  __syncwarp();  // all lanes have read its last tile
-  LeaveSums<Tile>(b, rows, of_warp(static_cast<int>(threadIdx.x) / 32));
-  __syncthreads();
-  const bool alone = b.parts * b.blocks == 1;
-  float* of_block = of_warp(0) + 16 * kWidth;
-  ForMyColumns<Tile>(a, b, [&](int row, int column) {
+  char* stages;      // the teams'
+  uint64_t* there;   // whether all have sent theirs
+  int pieces, each;  // of the block's rows; of a block
+
+  __device__ FlashMerge(const FlashBlock& b, char* memory, uint64_t* barrier)
+      : stages(memory), there(barrier), pieces(b.rows * kPieces), each(DivideUp(pieces, b.blocks)) {}
+
+  __device__ float* OfWarp(int warp) const { return reinterpret_cast<float*>(stages + warp * Tile::kTeamBytes); }
+  __device__ int Begin(int rank) const { return min(rank * each, pieces); }
+  __device__ float4* Columns(int from, int i) const {
+    return reinterpret_cast<float4*>(stages + kSumsBytes) + from * each + i;
+  }
+  __device__ float2* LargestAndWeights(int from, int i) const {
+    return reinterpret_cast<float2*>(stages + Tile::kTeamBytes + kSumsBytes) + from * each + i;
+  }
+
+  __device__ void Expect(const FlashBlock& b) const {
+    const int mine = (Begin(b.rank + 1) - Begin(b.rank)) * b.blocks;
+    ExpectStores(there, mine * static_cast<uint32_t>(sizeof(float4) + sizeof(float2)));
+  }
+  __device__ FlashSums OfWarps(int piece) const {
     FlashSums warps[Tile::kWarps];
 #pragma unroll
-    for (int i = 0; i < Tile::kWarps; ++i) warps[i] = LoadSums(of_warp(i) + row * kWidth, column, Tile::kDim);
-    const FlashSums total = AddUp(warps);
-    if (alone)
-      StoreColumns<Tile>(a, b, row, column, total);
+    for (int i = 0; i < Tile::kWarps; ++i) {
+      warps[i] = LoadSums(OfWarp(i) + piece / kPieces * Tile::kSumsWidth, piece % kPieces * 4, Tile::kDim);
+    }
+    return AddUp(warps);
+  }
+  __device__ void Send(const FlashBlock& b, int piece, const FlashSums& sums) const {
+    const int to = piece / each, i = piece - to * each;
+    StoreAt(Columns(b.rank, i), sums.columns, there, static_cast<uint32_t>(to));
+    StoreAt(LargestAndWeights(b.rank, i), {sums.largest, sums.weights}, there, static_cast<uint32_t>(to));
+  }
+  // Of this block's piece i.
+  __device__ FlashSums OfBlocks(const FlashBlock& b, int i) const {
+    FlashSums blocks[kMaxFlashCluster];
+    LoadParts<kMaxFlashCluster>(blocks, 0, b.blocks, [&](int from) {
+      const float2 pair = *LargestAndWeights(from, i);
+      return FlashSums{.largest = pair.x, .weights = pair.y, .columns = *Columns(from, i)};
+    });
+    return AddUp(blocks);
+  }
+};
+
+// stages: the teams'
+template <typename Tile>
+__device__ void StoreMerged(const FlashArgs& a, const FlashBlock& b, const FlashRowsOfWarp<Tile>& rows, char* stages) {
+  __shared__ uint64_t there;
+  using Merge = FlashMerge<Tile>;
+  const Merge merge(b, stages, &there);
+  const int width = a.head_dim + 4, part_floats = min(a.group, Tile::kRows) * width;
+  float* parts = a.parts + int64_t{b.unit} * (a.splits / a.cluster) * part_floats;
+  const bool cluster = Tile::kSplits && b.blocks > 1, in_parts = Tile::kSplits && b.parts > 1;
+  const auto store = [&](int piece, const FlashSums& sums) {
+    const int row = piece / Merge::kPieces, column = piece % Merge::kPieces * 4;
+    if (column >= a.head_dim) return;
+    if (!in_parts)
+      StoreColumns<Tile>(a, b, row, column, sums);
     else
-      StoreSums(of_block + row * kWidth, column, Tile::kDim, total);
-  });
-  if (alone) return;
-  b.blocks > 1 ? ClusterSync() : __syncthreads();
-  if (b.rank == 0) StoreCluster<Tile>(a, b, of_block);
-  if (b.blocks > 1) ClusterEnd();  // the first block has read the others' sums
+      StoreSums(parts + b.part * part_floats + row * width, column, a.head_dim, sums);
+  };
+  const int thread = static_cast<int>(threadIdx.x);
+  if (cluster && thread == 0) merge.Expect(b);
+  __syncwarp();  // all lanes have read its last tile
+  LeaveSums<Tile>(b, rows, merge.OfWarp(thread / 32));
+  __syncthreads();
+  if (cluster) ClusterMeet();  // all have read their stages
+  for (int piece = thread; piece < merge.pieces; piece += Tile::kThreads) {
+    const FlashSums sums = merge.OfWarps(piece);
+    cluster ? merge.Send(b, piece, sums) : store(piece, sums);
+  }
+  if (cluster) {
+    AwaitStores(&there);
+    for (int i = thread; merge.Begin(b.rank) + i < merge.Begin(b.rank + 1); i += Tile::kThreads) {
+      store(merge.Begin(b.rank) + i, merge.OfBlocks(b, i));
+    }
+  }
+  if (in_parts && IsLast(a, b)) StoreParts<Tile>(a, b, parts, part_floats);
 }
 
 }  // namespace automodeld

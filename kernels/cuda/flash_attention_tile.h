@@ -20,6 +20,7 @@ struct FlashTile {
   using Product = std::conditional_t<kBytes, __half, T>;  // what is multiplied
   static constexpr int kDim = Dim;
   static constexpr bool kOwnKeys = Kind == FlashKind::kDecode || Kind == FlashKind::kDecodeMany;
+  static constexpr bool kSplits = Kind == FlashKind::kDecode;  // whether blocks may share a row's keys
   static constexpr bool kLarge = Kind == FlashKind::kLarge;
   static constexpr int kWarps = Kind == FlashKind::kDecode || kLarge ? 4 : 2;
   static constexpr int kThreads = 32 * kWarps;
@@ -51,7 +52,6 @@ struct FlashTile {
   static constexpr int kSharedBytes = kNewestAt + (kRaw ? 2 * kKeyBytes : 0);
   static_assert(!kRaw || (Kind == FlashKind::kDecode && Held != FlashHeld::kOther));
   static_assert(!kRowsInStage || kRowBytes <= kStageBytes);
-  static_assert(!kOwnKeys || 2 * 16 * kSumsWidth * 4 <= kTeamBytes);  // a warp's sums and the block's replace stages
 
   using Fragments = FlashFragments<kBytes, kKeyBytes>;
 };
@@ -63,6 +63,7 @@ struct FlashBlock {
   int kv_head, unit;
   int part, parts;
   int rank, blocks;  // in the cluster; its first `blocks` have keys
+  int all;           // the unit's blocks that have
   int first, rows;
   int begin, end;
 };
