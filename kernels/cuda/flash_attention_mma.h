@@ -75,6 +75,13 @@ __device__ inline void Widen(uint32_t bytes, uint32_t (&to)[2]) {
   }
 }
 
+// Two of float16 as two elements.
+__device__ inline uint32_t FromHalfPair(__half, uint32_t pair) { return pair; }
+__device__ inline uint32_t FromHalfPair(__nv_bfloat16, uint32_t pair) {
+  const float2 wide = __half22float2(*reinterpret_cast<const __half2*>(&pair));
+  return PackPair(__nv_bfloat16{}, wide.x, wide.y);
+}
+
 // Two elements as float16.
 __device__ inline uint32_t HalfPair(__half, uint32_t pair) { return pair; }
 // Beyond +-65504, float16's largest, they become that; NaN stays NaN.

@@ -1,8 +1,5 @@
 // Reads a byte and writes two for each element: a page's keys by one block, its values by another.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_fp8.h>
-
+#include "kernels/cuda/flash_attention_mma.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/widen_pages.h"
 
@@ -10,14 +7,6 @@ namespace automodeld {
 namespace {
 
 constexpr int kThreads = 256, kPack = 16;
-
-template <typename T>
-__device__ T Widened(__half x) {
-  if constexpr (std::is_same_v<T, __half>)
-    return x;
-  else
-    return __float2bfloat16(__half2float(x));
-}
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
@@ -29,16 +18,15 @@ __global__ void __launch_bounds__(kThreads)
   source += pages[blockIdx.x] * from.page_stride;
   T* to = (is_value ? values : keys) + blockIdx.x * page_elements;
   for (int64_t i = threadIdx.x * kPack; i < page_elements; i += kThreads * kPack) {
-    const Pack<uint8_t, kPack> bytes = Load<uint8_t, kPack>(source + i);
-    Pack<T, kPack> wide;
+    const auto bytes = Load<uint32_t, kPack / 4>(reinterpret_cast<const uint32_t*>(source + i));
+    Pack<uint32_t, kPack / 2> wide;
 #pragma unroll
-    for (int j = 0; j < kPack; j += 2) {
-      const auto two = static_cast<__nv_fp8x2_storage_t>(bytes[j] | bytes[j + 1] << 8);
-      const __half2_raw halves = __nv_cvt_fp8x2_to_halfraw2(two, __NV_E4M3);
-      wide[j] = Widened<T>(__ushort_as_half(halves.x));
-      wide[j + 1] = Widened<T>(__ushort_as_half(halves.y));
+    for (int j = 0; j < kPack / 4; ++j) {
+      uint32_t pairs[2];
+      Widen(bytes[j], pairs);
+      for (int k = 0; k < 2; ++k) wide[2 * j + k] = FromHalfPair(T{}, pairs[k]);
     }
-    Store(to + i, wide);
+    Store(reinterpret_cast<uint32_t*>(to + i), wide);
   }
 }
 
