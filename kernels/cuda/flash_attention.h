@@ -65,7 +65,7 @@ struct FlashArgs {
   // Where splits > cluster: sums over the keys of each cluster, [items, kv_heads, splits / cluster, rows of a tile,
   // head_dim + 4] float32: of weighted values, then the largest score in units of log 2 and the sum of weights.
   float* parts = nullptr;
-  int32_t* tickets = nullptr;  // [items, kv_heads], zeros before and after: how many clusters have written theirs
+  int32_t* tickets = nullptr;  // [items, kv_heads], zeros before and after: how many blocks have written of theirs
   FlashSource source;
   const FlashSequence* sequences = nullptr;
   const FlashItem* items = nullptr;  // null for decode: tile by tile of one sequence after the other

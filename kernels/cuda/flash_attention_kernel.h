@@ -1,7 +1,7 @@
 // softmax(scale * q k^T) v over pages, by online softmax as in FlashAttention-2 (Dao, 2023), split over keys as in
-// Flash-Decoding, though by one kernel: blocks of a cluster add up their sums in shared memory, clusters in global
-// memory, where the last one to come adds up. Each key and value is read once per tile of packed rows: for decode as
-// often as there are key heads, whatever the group. Included by one .cu file per head size.
+// Flash-Decoding, though by one kernel: blocks of a cluster send each other their sums, clusters leave theirs in
+// global memory, where the last block to come adds up. Each key and value is read once per tile of packed rows: for
+// decode as often as there are key heads, whatever the group. Included by one .cu file per head size.
 #ifndef KERNELS_CUDA_FLASH_ATTENTION_KERNEL_H_
 #define KERNELS_CUDA_FLASH_ATTENTION_KERNEL_H_
 

@@ -5,7 +5,7 @@
 // The rules are what came out of a search over tile heights, splits of K, blocks per processor and stages on one H200,
 // on 2026-11-25: each linear layer of Llama-3.1-8B (FP8 and bfloat16) and Qwen3-0.6B (bfloat16) was varied in turn, in
 // a CUDA graph over the layers of the model with distinct weights and a small kernel between two products. Around the
-// optimum most choices differ by less than 1 %.
+// optimum most choices differ by less than 1 %. That 16 and 32 rows split no short K is of 2026-11-27.
 #ifndef KERNELS_CUDA_SKINNY_LINEAR_PLAN_H_
 #define KERNELS_CUDA_SKINNY_LINEAR_PLAN_H_
 

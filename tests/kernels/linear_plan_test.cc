@@ -43,6 +43,7 @@ TEST(SkinnyLinearPlan, SmallMatricesAreSplitUntilTheyFillTheProcessorsAndLargeOn
   EXPECT_EQ(plan(1, 6144, 4096), std::tuple(1, 2, 96));     // qkv of Llama-3.1-8B in FP8
   EXPECT_EQ(plan(1, 4096, 4096), std::tuple(1, 4, 64));     // o
   EXPECT_EQ(plan(16, 4096, 4096), std::tuple(1, 1, 64));    // o, where adding up many tokens' parts costs more
+  EXPECT_EQ(plan(64, 4096, 4096), std::tuple(1, 1, 64));    // the same
   EXPECT_EQ(plan(1, 28672, 4096), std::tuple(1, 1, 224));   // gate_up: two tiles for each block
   EXPECT_EQ(plan(64, 4096, 14336), std::tuple(1, 2, 64));   // down
   EXPECT_EQ(plan(1, 128256, 8192), std::tuple(2, 1, 251));  // lm_head in bfloat16: four tiles of 128 rows for each
