@@ -36,26 +36,24 @@ struct alignas(1024) Stage {
   uint8_t x[tokens][kBlockBytes];
 };
 
-// What the blocks that share a tile send this one, one warpgroup each: the sums of each over its part of K, of every
-// split-th eight rows of x, which this block adds up; in pairs of rows.
+// What the blocks that share a tile, one warpgroup each, send this one: over its part of K, the sums of each for every
+// split-th eight rows of x, which this block adds up. Each thread sends to the one in its place.
 template <int tokens>
 struct Parts {
-  static constexpr int kWidth = kTileRows + 8;  // the rest for the sake of the banks
-
-  float2* sums;     // [split][eights][4][kWidth]
+  float4* sums;     // [split][eights][thread]
   uint64_t* there;  // whether they have come
 
-  __device__ float2* Of(uint32_t rank, int eight, int pair, const Args& args) const {
+  __device__ float4* Of(uint32_t rank, int eight, const Args& args) const {
     const int eights = max(1, tokens / 8 >> args.split_bits);
-    return sums + ((static_cast<int>(rank) * eights + (eight >> args.split_bits)) * 4 + pair) * kWidth;
+    return sums + (static_cast<int>(rank) * eights + (eight >> args.split_bits)) * 128 + threadIdx.x;
   }
   __device__ static uint32_t Expected(const Args& args) {
-    const uint32_t eights = ((args.rows + 7) / 8 + (1U << args.split_bits) - 1 - ClusterRank()) >> args.split_bits;
-    return (eights << args.split_bits) * 4 * kTileRows * sizeof(float2);
+    const uint32_t split = 1U << args.split_bits, eights = (args.rows + 7) / 8;
+    return (eights + split - 1 - ClusterRank()) / split * (split - 1) * 128 * sizeof(float4);
   }
   __host__ __device__ static int Bytes(int split_bits) {
-    const int all = split_bits == 0 ? 0 : max(1 << split_bits, tokens / 8);
-    return all * 4 * kWidth * static_cast<int>(sizeof(float2));
+    const int eights = split_bits == 0 ? 0 : max(1 << split_bits, tokens / 8);
+    return eights * 128 * static_cast<int>(sizeof(float4));
   }
 };
 
@@ -85,25 +83,22 @@ struct Walk {
   }
 };
 
-// The columns of y that a thread writes, first + j * step: what becomes of their sums. Read early: scale and bias come
-// from afar.
+// The columns of y that a thread writes, first and first + 8: what becomes of their sums. Read early: scale and bias
+// come from afar.
 struct Columns {
-  int first, step;
-  float scale[4], bias[4];
+  int first;
+  float scale[2], bias[2];
 
-  __device__ Columns(const Args& args, int from, int by) : first(from), step(by) {
+  __device__ Columns(const Args& args, int from) : first(from) {
     WithOutput(args.epilogue.output, [&](auto* type) {
       const auto* bias_of = static_cast<const std::remove_pointer_t<decltype(type)>*>(args.epilogue.bias);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const int column = min(first + j * step, args.out - 1);
+      for (int j = 0; j < 2; ++j) {
+        const int column = min(first + j * 8, args.out - 1);
         scale[j] = args.epilogue.column_scale == nullptr ? 1.0F : args.epilogue.column_scale[column];
         bias[j] = bias_of == nullptr ? 0.0F : static_cast<float>(bias_of[column]);
       }
     });
-  }
-  __device__ float Finish(int j, float sum, float row_scale, LinearEpilogue::Activation activation) const {
-    return Activate(sum * scale[j] * row_scale + bias[j], activation);
   }
 };
 
@@ -138,14 +133,15 @@ __device__ void Produce(Stage<tokens, groups>* ring, uint64_t* full, uint64_t* e
   }
 }
 
-// Sums laid out as hopper::Multiply says become y's values.
+// Sums of rows from `first_row` on, laid out as hopper::Multiply says, become y's values.
 template <int tokens>
-__device__ void Finish(float (&sum)[tokens / 2], const Columns& columns, const float* scales, const Args& args) {
+__device__ void Finish(float (&sum)[tokens / 2], const Columns& columns, const float* scales, int first_row,
+                       const Args& args) {
   const int pair = static_cast<int>(threadIdx.x) % 4 * 2;
 #pragma unroll
   for (int i = 0; i < tokens / 2; ++i) {
     const int half = i / 2 % 2;
-    sum[i] = sum[i] * columns.scale[half] * scales[i / 4 * 8 + pair + i % 2] + columns.bias[half];
+    sum[i] = sum[i] * columns.scale[half] * scales[first_row + i / 4 * 8 + pair + i % 2] + columns.bias[half];
   }
   if (args.epilogue.activation == LinearEpilogue::Activation::kNone) return;
 #pragma unroll
@@ -154,11 +150,11 @@ __device__ void Finish(float (&sum)[tokens / 2], const Columns& columns, const f
 
 // Any type, any number of columns.
 template <int tokens, typename To>
-__device__ void WriteSingly(const float (&value)[tokens / 2], const Columns& columns, const Args& args) {
+__device__ void WriteSingly(const float (&value)[tokens / 2], const Columns& columns, int first_row, const Args& args) {
   const int pair = static_cast<int>(threadIdx.x) % 4 * 2;
 #pragma unroll
   for (int i = 0; i < tokens / 2; ++i) {
-    const int row = i / 4 * 8 + pair + i % 2, column = columns.first + i / 2 % 2 * columns.step;
+    const int row = first_row + i / 4 * 8 + pair + i % 2, column = columns.first + i / 2 % 2 * 8;
     if (row < args.rows && column < args.out) {
       static_cast<To*>(args.epilogue.y)[int64_t{row} * args.out + column] = RoundTo<To>(value[i]);
     }
@@ -167,9 +163,9 @@ __device__ void WriteSingly(const float (&value)[tokens / 2], const Columns& col
 
 // 16-bit types and an even number of columns: two columns at a time.
 template <int tokens, typename To>
-__device__ void WritePairs(const float (&value)[tokens / 2], const Columns& columns, const Args& args) {
+__device__ void WritePairs(const float (&value)[tokens / 2], const Columns& columns, int first_row, const Args& args) {
   const int lane = static_cast<int>(threadIdx.x) % 32, column = columns.first - lane / 4 + lane % 4 * 2;
-  To* y = static_cast<To*>(args.epilogue.y) + int64_t{lane / 4} * args.out + column;
+  To* y = static_cast<To*>(args.epilogue.y) + int64_t{first_row + lane / 4} * args.out + column;
 #pragma unroll
   for (int i = 0; i < tokens / 2; i += 4, y += int64_t{8} * args.out) {
 #pragma unroll
@@ -180,7 +176,7 @@ __device__ void WritePairs(const float (&value)[tokens / 2], const Columns& colu
       uint32_t bits;
       memcpy(&bits, &two, sizeof(bits));
       const uint32_t turned = hopper::Transpose8x8(bits);
-      if (i * 2 + lane / 4 < args.rows && column + 8 * half < args.out) {
+      if (first_row + i * 2 + lane / 4 < args.rows && column + 8 * half < args.out) {
         *reinterpret_cast<uint32_t*>(y + 8 * half) = turned;
       }
     }
@@ -188,66 +184,49 @@ __device__ void WritePairs(const float (&value)[tokens / 2], const Columns& colu
 }
 
 template <int tokens>
-__device__ void WriteTile(float (&sum)[tokens / 2], const Columns& columns, const float* scales, const Args& args) {
-  Finish<tokens>(sum, columns, scales, args);
+__device__ void WriteRows(float (&sum)[tokens / 2], const Columns& columns, const float* scales, int first_row,
+                          const Args& args) {
+  Finish<tokens>(sum, columns, scales, first_row, args);
   WithOutput(args.epilogue.output, [&](auto* type) {
     using To = std::remove_pointer_t<decltype(type)>;
     if constexpr (sizeof(To) == 2) {
-      if (args.out % 2 == 0) return WritePairs<tokens, To>(sum, columns, args);
+      if (args.out % 2 == 0) return WritePairs<tokens, To>(sum, columns, first_row, args);
     }
-    WriteSingly<tokens, To>(sum, columns, args);
+    WriteSingly<tokens, To>(sum, columns, first_row, args);
   });
 }
 
 // Gives the sums of the warp's 16 columns to the blocks that add them up.
 template <int tokens>
-__device__ void SendTile(const float (&sum)[tokens / 2], const Parts<tokens>& parts, int first_column,
-                         const Args& args) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, column = first_column + lane / 4;
+__device__ void SendTile(const float (&sum)[tokens / 2], const Parts<tokens>& parts, const Args& args) {
 #pragma unroll
   for (int i = 0; i < tokens / 2; i += 4) {
-    const uint32_t eight = i / 4, rank = eight & ((1U << args.split_bits) - 1);
-    if (static_cast<int>(eight) * 8 >= args.rows) break;
-    float2* to = parts.Of(ClusterRank(), eight, lane % 4, args) + column;
-    StoreAt(to, float2{sum[i], sum[i + 1]}, parts.there, rank);
-    StoreAt(to + 8, float2{sum[i + 2], sum[i + 3]}, parts.there, rank);
+    const int eight = i / 4;
+    if (eight * 8 >= args.rows) break;
+    const uint32_t mine = ClusterRank(), to = eight & ((1U << args.split_bits) - 1);
+    const float4 four = {sum[i], sum[i + 1], sum[i + 2], sum[i + 3]};
+    if (to == mine) {
+      *parts.Of(mine, eight, args) = four;
+    } else {
+      StoreAt(parts.Of(mine, eight, args), four, parts.there, to);
+    }
   }
 }
 
 // Adds up this block's rows of the tile.
 template <int tokens>
 __device__ void ReduceTile(const Parts<tokens>& parts, const Columns& columns, const float* scales, const Args& args) {
-  constexpr int kPairs = kTileRows / 2;  // of columns
-  const int pair = static_cast<int>(threadIdx.x) / kPairs, column = static_cast<int>(threadIdx.x) % kPairs * 2;
   AwaitStores(parts.there);
-  WithOutput(args.epilogue.output, [&](auto* type) {
-    using To = std::remove_pointer_t<decltype(type)>;
-    for (int eight = static_cast<int>(ClusterRank()); eight * 8 < args.rows; eight += 1 << args.split_bits) {
-      float total[2][2] = {};
+  for (int eight = static_cast<int>(ClusterRank()); eight * 8 < args.rows; eight += 1 << args.split_bits) {
+    float sum[4] = {};
 #pragma unroll
-      for (uint32_t from = 0; from < kMaxSplit; ++from) {
-        if (from >= 1U << args.split_bits) break;
-        const auto part = *reinterpret_cast<const float4*>(parts.Of(from, eight, pair, args) + column);
-        total[0][0] += part.x, total[1][0] += part.y, total[0][1] += part.z, total[1][1] += part.w;
-      }
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int row = eight * 8 + pair * 2 + i;
-        if (row >= args.rows || columns.first >= args.out) break;
-        Pack<To, 2> rounded;
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          rounded[j] = RoundTo<To>(columns.Finish(j, total[i][j], scales[row], args.epilogue.activation));
-        }
-        To* y = static_cast<To*>(args.epilogue.y) + int64_t{row} * args.out + columns.first;
-        if (args.out % 2 == 0) {
-          Store(y, rounded);
-        } else {
-          for (int j = 0; j < 2 && columns.first + j < args.out; ++j) y[j] = rounded[j];
-        }
-      }
+    for (uint32_t from = 0; from < kMaxSplit; ++from) {
+      if (from >= 1U << args.split_bits) break;
+      const float4 part = *parts.Of(from, eight, args);
+      sum[0] += part.x, sum[1] += part.y, sum[2] += part.z, sum[3] += part.w;
     }
-  });
+    WriteRows<8>(sum, columns, scales, eight * 8, args);
+  }
 }
 
 // A warpgroup's way through the ring: it starts the product of one stage before it takes that of the stage before.
@@ -329,18 +308,17 @@ class Consumer {
 template <typename T, int tokens, int groups, bool split>
 __device__ void Consume(Stage<tokens, groups>* ring, uint64_t* full, uint64_t* empty, const Parts<tokens>& parts,
                         const float* scales, const Walk& walk, const Args& args) {
-  const int thread = static_cast<int>(threadIdx.x), column = thread / 32 * 16;
-  const int mine = split ? thread % (kTileRows / 2) * 2 : column + thread % 32 / 4;
+  const int thread = static_cast<int>(threadIdx.x), column = thread / 32 * 16 + thread % 32 / 4;
   Consumer<T, tokens, groups> consumer(ring, full, empty, args.stages);
   for (int tile = walk.tile; tile < args.tiles; tile += walk.tile_step) {
-    const Columns columns(args, tile * groups * kTileRows + mine, split ? 1 : 8);
+    const Columns columns(args, tile * groups * kTileRows + column);
     float sum[tokens / 2];
     consumer.Sum(walk.last_block - walk.first_block, sum);
     if constexpr (split) {
-      SendTile(sum, parts, column, args);
+      SendTile(sum, parts, args);
       ReduceTile(parts, columns, scales, args);
     } else {
-      WriteTile<tokens>(sum, columns, scales, args);
+      WriteRows<tokens>(sum, columns, scales, 0, args);
     }
   }
 }
@@ -356,7 +334,7 @@ __global__ void __launch_bounds__(kThreads<groups>)
   auto* ring = reinterpret_cast<Stage<tokens, groups>*>(shared);
   auto* full = reinterpret_cast<uint64_t*>(ring + args.stages);
   uint64_t* empty = full + args.stages;
-  auto* sums = reinterpret_cast<float2*>(empty + args.stages);
+  auto* sums = reinterpret_cast<float4*>(empty + args.stages);
   const Parts<tokens> parts = {
       .sums = sums,
       .there = reinterpret_cast<uint64_t*>(reinterpret_cast<uint8_t*>(sums) + Parts<tokens>::Bytes(args.split_bits))};

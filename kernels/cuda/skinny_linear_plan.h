@@ -57,7 +57,7 @@ inline SkinnyPlan PlanSkinnyLinear(int64_t rows, int64_t out, int64_t row_bytes,
   plan.clusters = plan.split_bits > 0 ? plan.tiles : up(plan.tiles, up(plan.tiles, int64_t{each} * processors));
   // Beside the ring: a barrier, scales and, of a split tile, the parts of its sums.
   const int parts = plan.split_bits > 0 ? std::max(1 << plan.split_bits, plan.tokens / 8) : 0;
-  const int extra = parts * 4 * (kTileRows + 8) * 8 + 8 + plan.tokens * 4;
+  const int extra = parts * 128 * 16 + 8 + plan.tokens * 4;
   const int per_stage = (plan.groups * kTileRows + plan.tokens) * kBlockBytes + 16;
   const int work = up(plan.k_blocks, 1 << plan.split_bits) * up(plan.tiles, plan.clusters);
   // Short work leaves room for a block of the next kernel.
