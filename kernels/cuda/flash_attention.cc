@@ -23,7 +23,7 @@ namespace {
 
 struct Instance {
   int64_t dim;
-  void (*launch)(FlashKind kind, bool bfloat16, FlashHeld held, const FlashArgs& args);
+  void (*launch)(FlashKind kind, FlashElement type, FlashHeld held, const FlashArgs& args);
   bool (*has_code)();
 };
 template <int Dim>
@@ -47,7 +47,7 @@ FlashElement ElementOf(const at::Tensor& x) {
     case at::kFloat8_e4m3fn:
       return FlashElement::kE4m3;
     default:
-      TORCH_CHECK(false, "attention: KV cache is ", x.scalar_type(),
+      TORCH_CHECK(false, "attention: elements are ", x.scalar_type(),
                   ", expected Float, BFloat16, Half or Float8_e4m3fn");
   }
 }
@@ -65,7 +65,8 @@ at::Tensor Readable(const at::Tensor& x) { return IsReadable(x) ? x : x.clone(at
 FlashHeld HeldAs(const at::Tensor& keys, const at::Tensor& values, const at::Tensor& q) {
   if (!OnBordersOf16(keys) || !OnBordersOf16(values)) return FlashHeld::kOther;
   if (keys.scalar_type() == q.scalar_type()) return FlashHeld::kSame;
-  return keys.scalar_type() == at::kFloat8_e4m3fn ? FlashHeld::kBytes : FlashHeld::kOther;
+  const bool bytes = keys.scalar_type() == at::kFloat8_e4m3fn && q.scalar_type() != at::kFloat;
+  return bytes ? FlashHeld::kBytes : FlashHeld::kOther;
 }
 
 // Of a cache [pages, page_size, heads, head_dim] or of rows [tokens, heads, head_dim].
@@ -176,7 +177,7 @@ class CudaFlashAttention final : public AttentionBackend {
   }
 
   bool TakesRaw(const std::string& version, at::ScalarType kv_dtype) const override {
-    return version == VersionName(at::kCUDA) && head_dim_ % 16 == 0 &&
+    return version == VersionName(at::kCUDA) && head_dim_ % 16 == 0 && dtype_ != at::kFloat &&
            (kv_dtype == dtype_ || kv_dtype == at::kFloat8_e4m3fn);
   }
 
@@ -262,7 +263,7 @@ class CudaFlashAttention final : public AttentionBackend {
     const bool wide = has_wide && held == FlashHeld::kSame;
     args.items = plan_.items(wide ? tiles.first_wide() : tiles.first_item);
     args.num_items = static_cast<int32_t>(wide ? tiles.num_wide : tiles.num_items);
-    if (!wide) return InstanceFor(layer.head_dim).launch(tiles.kind, bfloat16, held, args);
+    if (!wide) return InstanceFor(layer.head_dim).launch(tiles.kind, ElementOf(q), held, args);
     const auto launch = layer.head_dim == 64 ? LaunchWideFlash<64> : LaunchWideFlash<128>;
     launch(bfloat16, multiprocessors_, MapsOf(q, keys, values), args);
   }
@@ -284,8 +285,7 @@ class CudaFlashAttention final : public AttentionBackend {
     args.num_items = static_cast<int32_t>(items);
     const at::Tensor keys = kv.keys(layer.index), values = kv.values(layer.index);
     TakeSource(layer, keys, values, &kv, args);
-    InstanceFor(layer.head_dim)
-        .launch(plan_.decode_kind(), q.scalar_type() == at::kBFloat16, HeldAs(keys, values, q), args);
+    InstanceFor(layer.head_dim).launch(plan_.decode_kind(), ElementOf(q), HeldAs(keys, values, q), args);
   }
 
   const std::string name_ = "flash_attention_2:cuda";
@@ -295,7 +295,7 @@ class CudaFlashAttention final : public AttentionBackend {
 };
 
 std::string WhyNot(const AttentionNeeds& needs) {
-  if (needs.dtype != at::kBFloat16 && needs.dtype != at::kHalf) {
+  if (needs.dtype != at::kBFloat16 && needs.dtype != at::kHalf && needs.dtype != at::kFloat) {
     return fmt::format("has no CUDA version for {}", c10::toString(needs.dtype));
   }
   if (needs.head_dim % 8 != 0 || needs.head_dim > kMaxDim) {
@@ -320,7 +320,8 @@ AttentionOr MakeCudaFlashAttention(const AttentionNeeds& needs) {
   const int64_t kv_heads = needs.num_kv_heads;
   const cudaDeviceProp& properties = *at::cuda::getCurrentDeviceProperties();
   const int64_t group = needs.num_heads / kv_heads;
-  const bool is_wide = IsHopper(needs.device) && (needs.head_dim == 64 || needs.head_dim == 128);
+  const bool is_wide =
+      IsHopper(needs.device) && needs.dtype != at::kFloat && (needs.head_dim == 64 || needs.head_dim == 128);
   const FlashDevice shape{.kv_heads = kv_heads,
                           .group = group,
                           .instance_dim = InstanceFor(needs.head_dim).dim,

@@ -34,8 +34,8 @@ constexpr int64_t FlashRows(FlashKind kind, int64_t instance_dim) {
 enum class FlashElement : int32_t { kFloat, kHalf, kBFloat16, kE4m3 };
 
 // How keys and values come into products. kSame: they are of q's type. kBytes: e4m3, made float16 in registers, and so
-// are the queries. kOther: of any type, anywhere; read one by one and made q's type, which is slow. The others lie on
-// borders of 16 bytes.
+// are the queries, of 16 bits. kOther: of any type, anywhere; read one by one and made q's type, which is slow. The
+// others lie on borders of 16 bytes.
 enum class FlashHeld { kSame, kBytes, kOther };
 
 // Keys and values; strides in elements, a head's elements are dense and heads follow one another.
@@ -86,10 +86,10 @@ struct FlashArgs {
   float result_factor = 1.0f;
 };
 
-// `args` on the current stream, by the kernel for heads of up to Dim, padded with zeros: Dim is one of 32, 64, 80, 96,
-// 128, 256.
+// `args` on the current stream, by the kernel for queries of `type`, which is not kE4m3, and heads of up to Dim, padded
+// with zeros: Dim is one of 32, 64, 80, 96, 128, 256.
 template <int Dim>
-void LaunchFlash(FlashKind kind, bool bfloat16, FlashHeld held, const FlashArgs& args);
+void LaunchFlash(FlashKind kind, FlashElement type, FlashHeld held, const FlashArgs& args);
 
 inline constexpr int kMaxFlashSplits = 64, kMaxFlashCluster = 4;
 

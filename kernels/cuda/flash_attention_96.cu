@@ -2,7 +2,7 @@
 
 namespace automodeld {
 
-template void LaunchFlash<96>(FlashKind kind, bool bfloat16, FlashHeld held, const FlashArgs& args);
+template void LaunchFlash<96>(FlashKind kind, FlashElement type, FlashHeld held, const FlashArgs& args);
 template bool HasFlashCode<96>();
 
 }  // namespace automodeld

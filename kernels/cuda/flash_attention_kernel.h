@@ -53,7 +53,8 @@ __device__ FlashBlock ThisBlock(const FlashArgs& a) {
 template <typename Tile>
 class FlashQueries {
   using T = typename Tile::T;
-  static constexpr int kPieces = Tile::kDim / 8, kTotal = Tile::kRows * kPieces;
+  static constexpr int kPiece = 16 / static_cast<int>(sizeof(T)), kPieces = Tile::kDim / kPiece,
+                       kTotal = Tile::kRows * kPieces;
   static constexpr int kRounds = (kTotal + Tile::kThreads - 1) / Tile::kThreads;
 
  public:
@@ -62,7 +63,7 @@ class FlashQueries {
 #pragma unroll
     for (int i = 0; i < kRounds; ++i) {
       const int piece = i * Tile::kThreads + static_cast<int>(threadIdx.x);
-      const int row = piece / kPieces, column = piece % kPieces * 8;
+      const int row = piece / kPieces, column = piece % kPieces * kPiece;
       const FlashPlace place = PlaceOf<Tile>(a, b, row);
       const T* from = static_cast<const T*>(a.q) + place.token * a.q_stride + place.head * a.head_dim + column;
       from_[i] = row < b.rows && column < a.head_dim ? reinterpret_cast<const uint4*>(from) : nullptr;
@@ -80,7 +81,7 @@ class FlashQueries {
     for (int i = 0; i < kRounds; ++i) {
       const int piece = i * Tile::kThreads + static_cast<int>(threadIdx.x);
       if (kTotal % Tile::kThreads != 0 && piece >= kTotal) break;
-      Tile::Fragments::StoreQueries(T{}, to + piece / kPieces * Tile::kStride, piece % kPieces * 8, pieces_[i]);
+      Tile::Fragments::StoreQueries(T{}, to + piece / kPieces * Tile::kStride, piece % kPieces * kPiece, pieces_[i]);
     }
   }
 
@@ -104,7 +105,7 @@ __device__ void StoreRows(const FlashArgs& a, const FlashBlock& b, const FlashRo
     for (int n = 0; n < Tile::kDim / 8; ++n) {
       const int column = rows.Column(n);
       const float2 x = rows.Columns(i, n);
-      if (column < a.head_dim) *reinterpret_cast<uint32_t*>(to + column) = PackPair(T{}, x.x * factor, x.y * factor);
+      if (column < a.head_dim) StorePair(to + column, x.x * factor, x.y * factor);
     }
   }
 }
@@ -182,7 +183,7 @@ void LaunchTile(const FlashArgs& args) {
 // runs while so many blocks are being started.
 template <typename T, FlashHeld Held, int Dim>
 void LaunchDecode(const FlashArgs& args) {
-  if constexpr (Held != FlashHeld::kOther) {
+  if constexpr (Held != FlashHeld::kOther && !std::is_same_v<T, float>) {
     if (args.raw.slots != nullptr) return LaunchTile<FlashTile<T, Held, Dim, FlashKind::kDecode, true>>(args);
   }
   LaunchTile<FlashTile<T, Held, Dim, FlashKind::kDecode>>(args);
@@ -204,19 +205,18 @@ void LaunchKind(FlashKind kind, const FlashArgs& args) {
 
 template <typename T, int Dim>
 void LaunchHeld(FlashKind kind, FlashHeld held, const FlashArgs& args) {
-  switch (held) {
-    case FlashHeld::kSame:
-      return LaunchKind<T, FlashHeld::kSame, Dim>(kind, args);
-    case FlashHeld::kBytes:
-      return LaunchKind<T, FlashHeld::kBytes, Dim>(kind, args);
-    case FlashHeld::kOther:
-      return LaunchKind<T, FlashHeld::kOther, Dim>(kind, args);
+  if (held == FlashHeld::kSame) return LaunchKind<T, FlashHeld::kSame, Dim>(kind, args);
+  if constexpr (!std::is_same_v<T, float>) {
+    if (held == FlashHeld::kBytes) return LaunchKind<T, FlashHeld::kBytes, Dim>(kind, args);
   }
+  LaunchKind<T, FlashHeld::kOther, Dim>(kind, args);
 }
 
 template <int Dim>
-void LaunchFlash(FlashKind kind, bool bfloat16, FlashHeld held, const FlashArgs& args) {
-  bfloat16 ? LaunchHeld<__nv_bfloat16, Dim>(kind, held, args) : LaunchHeld<__half, Dim>(kind, held, args);
+void LaunchFlash(FlashKind kind, FlashElement type, FlashHeld held, const FlashArgs& args) {
+  if (type == FlashElement::kBFloat16) return LaunchHeld<__nv_bfloat16, Dim>(kind, held, args);
+  if (type == FlashElement::kHalf) return LaunchHeld<__half, Dim>(kind, held, args);
+  LaunchHeld<float, Dim>(kind, held, args);
 }
 
 template <int Dim>

@@ -86,8 +86,8 @@ __device__ void StoreColumns(const FlashArgs& a, const FlashBlock& b, int row, i
   const FlashPlace place = PlaceOf<Tile>(a, b, row);
   const float factor = Normalizer(a, place.head, sums.largest, sums.weights);
   T* to = static_cast<T*>(a.out) + (place.token * a.heads + place.head) * a.head_dim + column;
-  *reinterpret_cast<uint2*>(to) = {PackPair(T{}, sums.columns.x * factor, sums.columns.y * factor),
-                                   PackPair(T{}, sums.columns.z * factor, sums.columns.w * factor)};
+  const float4& x = sums.columns;
+  StoreFour(to, {x.x * factor, x.y * factor, x.z * factor, x.w * factor});
 }
 
 // Whether this block is the last of the unit's to have written of a part; then it can read the others'.

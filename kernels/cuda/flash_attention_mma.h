@@ -1,5 +1,5 @@
-// The instructions that flash attention is made of, for bfloat16 and float16: asynchronous copies into shared memory,
-// loads of matrix fragments, products of 16 x 16 by 16 x 8, conversions.
+// The instructions that flash attention is made of: asynchronous copies into shared memory, loads of matrix fragments,
+// products of 16 x 16 by 16 x 8 of bfloat16 and float16, and of 16 x 8 by 8 x 8 of tf32, conversions.
 #ifndef KERNELS_CUDA_FLASH_ATTENTION_MMA_H_
 #define KERNELS_CUDA_FLASH_ATTENTION_MMA_H_
 
@@ -56,6 +56,21 @@ __device__ inline void MultiplyAdd(__half, float (&sum)[4], const uint32_t (&a)[
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// sum[16 x 8] += a[16 x 8] b[8 x 8] of tf32; the sums as above. Lane l holds of a rows l / 4 (+ 8) in columns l % 4,
+// then in columns l % 4 + 4; of b those rows in column l / 4.
+__device__ inline void MultiplyAddTf32(float (&sum)[4], const uint32_t* a, const uint32_t* b) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// x as the sum of two numbers of tf32, of 11 bits each.
+__device__ inline void SplitTf32(float x, uint32_t& high, uint32_t& low) {
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(high) : "f"(x));
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(low) : "f"(x - __uint_as_float(high)));
+}
+
 // Two numbers as one register of two elements, the first in the low half.
 __device__ inline uint32_t PackPair(__nv_bfloat16, float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
@@ -65,6 +80,20 @@ __device__ inline uint32_t PackPair(__half, float low, float high) {
   const __half2 pair = __floats2half2_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
+
+// Numbers as elements in memory, on a border of as many.
+template <typename T>
+__device__ void StorePair(T* to, float first, float second) {
+  *reinterpret_cast<uint32_t*>(to) = PackPair(T{}, first, second);
+}
+__device__ inline void StorePair(float* to, float first, float second) {
+  *reinterpret_cast<float2*>(to) = {first, second};
+}
+template <typename T>
+__device__ void StoreFour(T* to, const float4& x) {
+  *reinterpret_cast<uint2*>(to) = {PackPair(T{}, x.x, x.y), PackPair(T{}, x.z, x.w)};
+}
+__device__ inline void StoreFour(float* to, const float4& x) { *reinterpret_cast<float4*>(to) = x; }
 
 // Four elements float8_e4m3fn, of which every value is a float16's too, as two pairs.
 __device__ inline void Widen(uint32_t bytes, uint32_t (&to)[2]) {

@@ -12,6 +12,8 @@ template <typename Tile>
 class FlashRowsOfWarp {
   using Product = typename Tile::Product;
   using Fragments = typename Tile::Fragments;
+  using A = typename Fragments::A;
+  using B = typename Fragments::B;
   static constexpr int M = Tile::kRowTiles, kColumns = Tile::kDim / 8, kKeyTiles = Tile::kKeys / 8;
 
  public:
@@ -59,14 +61,14 @@ class FlashRowsOfWarp {
   __device__ void Finish() { softmax_.Finish(); }
 
  private:
-  __device__ void LoadRows(int k, uint32_t (&to)[M][4]) const {
+  __device__ void LoadRows(int k, A (&to)[M]) const {
 #pragma unroll
     for (int m = 0; m < M; ++m) {
-      LoadMatrices(to[m], rows_ + (m * 16 + lane_ % 16) * Tile::kStride + k * 16 + lane_ / 16 * 8);
+      Fragments::LoadQueries(to[m], rows_ + m * 16 * Tile::kStride, Tile::kStride, k, lane_);
     }
   }
 
-  static __device__ void Copy(const uint32_t (&from)[M][4], uint32_t (&to)[M][4]) {
+  static __device__ void Copy(const A (&from)[M], A (&to)[M]) {
 #pragma unroll
     for (int i = 0; i < M * 4; ++i) to[i / 4][i % 4] = from[i / 4][i % 4];
   }
@@ -75,18 +77,18 @@ class FlashRowsOfWarp {
     constexpr int kLoad = Fragments::kKeys / 8;
 #pragma unroll
     for (int k = 0; k < Tile::kDim / 16; ++k) {
-      uint32_t a[M][4];
+      A a[M];
       if constexpr (Tile::kRowsInRegisters)
         Copy(queries_[k], a);
       else
         LoadRows(k, a);
 #pragma unroll
       for (int n = 0; n < kKeyTiles; n += kLoad) {
-        uint32_t b[kLoad][2];
+        B b[kLoad];
         Fragments::LoadKeys(b, keys, n * 8, k, lane_);
 #pragma unroll
         for (int i = 0; i < kLoad * M; ++i) {
-          MultiplyAdd(Product{}, scores[i / kLoad][n + i % kLoad], a[i / kLoad], b[i % kLoad][0], b[i % kLoad][1]);
+          Fragments::Multiply(Product{}, scores[i / kLoad][n + i % kLoad], a[i / kLoad], b[i % kLoad]);
         }
       }
     }
@@ -107,20 +109,20 @@ class FlashRowsOfWarp {
     constexpr int kLoad = Fragments::kKeys / 16;  // products over 16 keys, whose values are loaded together
 #pragma unroll
     for (int k = 0; k < kKeyTiles; k += 2 * kLoad) {
-      uint32_t a[kLoad][M][4];
+      A a[kLoad][M];
 #pragma unroll
-      for (int i = 0; i < kLoad * M * 4; ++i) {
-        const float(&pair)[4] = weights[i / 4 % M][k + i / (4 * M) * 2 + i % 4 / 2];
-        a[i / (4 * M)][i / 4 % M][i % 4] = PackPair(Product{}, pair[i % 2 * 2], pair[i % 2 * 2 + 1]);
+      for (int i = 0; i < kLoad * M; ++i) {
+        const float(&mine)[kKeyTiles][4] = weights[i % M];
+        Fragments::PackWeights(Product{}, a[i / M][i % M], mine[k + i / M * 2], mine[k + i / M * 2 + 1]);
       }
 #pragma unroll
       for (int n = 0; n < kColumns; n += 2) {
-        uint32_t b[kLoad][2][2];
+        B b[kLoad][2];
         Fragments::LoadValues(b, values, k * 8, n / 2, lane_);
 #pragma unroll
         for (int i = 0; i < kLoad * M; ++i) {
-          MultiplyAdd(Product{}, out_[i % M][n], a[i / M][i % M], b[i / M][0][0], b[i / M][0][1]);
-          MultiplyAdd(Product{}, out_[i % M][n + 1], a[i / M][i % M], b[i / M][1][0], b[i / M][1][1]);
+          Fragments::Multiply(Product{}, out_[i % M][n], a[i / M][i % M], b[i / M][0]);
+          Fragments::Multiply(Product{}, out_[i % M][n + 1], a[i / M][i % M], b[i / M][1]);
         }
       }
     }
@@ -130,7 +132,7 @@ class FlashRowsOfWarp {
   const int lane_;
   const Product* rows_;
   float out_[M][kColumns][4] = {};
-  uint32_t queries_[Tile::kRowsInRegisters ? Tile::kDim / 16 : 1][M][4];
+  A queries_[Tile::kRowsInRegisters ? Tile::kDim / 16 : 1][M];
 };
 
 }  // namespace automodeld

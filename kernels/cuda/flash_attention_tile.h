@@ -16,44 +16,46 @@ struct FlashTile {
   using T = Element;  // of queries and results
   static constexpr FlashHeld kHeld = Held;
   static constexpr bool kBytes = Held == FlashHeld::kBytes;
+  static constexpr bool kFloat = std::is_same_v<T, float>;
   static constexpr bool kRaw = Raw;
   using Product = std::conditional_t<kBytes, __half, T>;  // what is multiplied
   static constexpr int kDim = Dim;
   static constexpr bool kOwnKeys = Kind == FlashKind::kDecode || Kind == FlashKind::kDecodeMany;
   static constexpr bool kSplits = Kind == FlashKind::kDecode;  // whether blocks may share a row's keys
   static constexpr bool kLarge = Kind == FlashKind::kLarge;
-  static constexpr int kWarps = Kind == FlashKind::kDecode || kLarge ? 4 : 2;
+  static constexpr int kWarps = (Kind == FlashKind::kDecode && !(kFloat && Dim > 128)) || kLarge ? 4 : 2;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kTeam = kOwnKeys ? 32 : kThreads;
   static constexpr int kTeams = kThreads / kTeam;
   static constexpr int kRows = static_cast<int>(FlashRows(Kind, Dim));
   static constexpr int kRowTiles = kRows / 16 / (kOwnKeys ? 1 : kWarps);  // of 16 rows, of a warp
   static constexpr int kDecodeKeys = kBytes ? 32 : 16;                    // as many as a load of fragments takes
-  static constexpr int kKeys = kOwnKeys ? kDecodeKeys : (kLarge && Dim <= 128 ? 64 : 32);
-  static constexpr int kStages = !kOwnKeys ? 2 : (Dim < 128 ? 4 : 3);
-  static constexpr bool kRowsInRegisters = kRowTiles * Dim <= 128;
-  static constexpr int kSmallPerSm = Dim <= 64 ? 8 : 4, kFourWarpsPerSm = Dim <= 128 ? 2 : 1;
+  static constexpr int kKeys = kOwnKeys ? kDecodeKeys : (kLarge && Dim <= 128 && !kFloat ? 64 : 32);
+  static constexpr int kStages = !kOwnKeys || kFloat ? 2 : (Dim < 128 ? 4 : 3);
+  static constexpr bool kRowsInRegisters = kRowTiles * Dim <= 128 && !kFloat;
+  static constexpr int kSmallPerSm = Dim <= 64 && !kFloat ? 8 : 4, kFourWarpsPerSm = Dim <= 128 ? 2 : 1;
   static constexpr int kBlocksPerSm = Kind == FlashKind::kSmall ? kSmallPerSm : kFourWarpsPerSm * 4 / kWarps;
 
   // Shared memory: queries, then for each team its stages. Rows are an odd number of 16 bytes long, so that eight of
   // them lie in different banks. Decode's queries in registers make way for a stage that is filled only after that.
-  static constexpr int kStride = Dim + 8;               // of queries, in elements
-  static constexpr int kElementBytes = kBytes ? 1 : 2;  // of keys and values
+  static constexpr int kStride = Dim + 16 / static_cast<int>(sizeof(T));          // of queries, in elements
+  static constexpr int kElementBytes = kBytes ? 1 : static_cast<int>(sizeof(T));  // of keys and values
   static constexpr int kKeyBytes = (Dim * kElementBytes / 16 | 1) * 16;
   static constexpr int kTileBytes = kKeys * kKeyBytes;
   static constexpr int kStageBytes = 2 * kTileBytes;  // keys, then values
   static constexpr int kTeamBytes = kStages * kStageBytes;
   static constexpr bool kRowsInStage = kOwnKeys && kRowsInRegisters;
-  static constexpr int kRowBytes = kRows * kStride * 2;
+  static constexpr int kRowBytes = kRows * kStride * static_cast<int>(sizeof(T));
   static constexpr int kRowsAt = kRowsInStage ? kTeamBytes - kStageBytes : 0;
   static constexpr int kTeamsAt = kRowsInStage ? 0 : kRowBytes;
   static constexpr int kSumsWidth = Dim + 4;  // floats: columns, then the largest score and the sum of weights
   static constexpr int kNewestAt = kTeamsAt + kTeams * kTeamBytes;  // of raw rows: a key, a value
   static constexpr int kSharedBytes = kNewestAt + (kRaw ? 2 * kKeyBytes : 0);
-  static_assert(!kRaw || (Kind == FlashKind::kDecode && Held != FlashHeld::kOther));
+  static_assert(!kRaw || (Kind == FlashKind::kDecode && Held != FlashHeld::kOther && !kFloat));
+  static_assert(!kBytes || !kFloat);
   static_assert(!kRowsInStage || kRowBytes <= kStageBytes);
 
-  using Fragments = FlashFragments<kBytes, kKeyBytes>;
+  using Fragments = FlashFragments<kElementBytes, kKeyBytes>;
 };
 
 // What a block computes: packed rows [first, first + rows) of `s` over keys in [begin, end), which may be none. The

@@ -23,7 +23,7 @@ double Tolerance(at::ScalarType dtype) {
 }
 
 // On the device with the most to offer: flash_attention_2 there, in the types that it has.
-std::vector<at::ScalarType> Types() { return {at::kBFloat16, at::kHalf}; }
+std::vector<at::ScalarType> Types() { return {at::kBFloat16, at::kHalf, at::kFloat}; }
 
 void Check(const TestShape& shape, const std::vector<TestSequence>& paged, const std::vector<TestSequence>& ragged) {
   const TestStep step(shape, paged, ragged);
@@ -71,10 +71,10 @@ TEST(FlashAttention, TakesEveryHeadSizeAndGroup) {
 
 // Long contexts of few sequences: several clusters of blocks share a sequence's keys, and the last one adds up.
 TEST(FlashAttention, SplitsTheKeysOfAnyShape) {
-  for (const int64_t group : {1, 3, 17}) {
-    for (const int64_t head_dim : {40, 128, 256}) {
-      TestShape shape{
-          .device = Best(), .dtype = at::kBFloat16, .heads = 2 * group, .kv_heads = 2, .head_dim = head_dim};
+  for (const at::ScalarType dtype : {at::kBFloat16, at::kFloat}) {
+    for (const auto& [group, head_dim] : {std::pair(1, 40), std::pair(1, 128), std::pair(3, 128), std::pair(3, 256),
+                                          std::pair(17, 40), std::pair(17, 128), std::pair(17, 256)}) {
+      TestShape shape{.device = Best(), .dtype = dtype, .heads = 2 * group, .kv_heads = 2, .head_dim = head_dim};
       Check(shape, {{1, 4000}}, {});
       shape.window = 1500;
       shape.sinks = true;
@@ -151,10 +151,11 @@ TEST(FlashAttention, QueriesBeyondFloat16AreAsItsLargestOverBytes) {
 
 // 2048 rows fill tiles of every kind; keys lie far apart.
 TEST(FlashAttention, LongPromptsChunksAndWindows) {
-  for (const int64_t window : {0, 200}) {
-    for (const int64_t head_dim : {64, 128, 256}) {
+  for (const at::ScalarType dtype : {at::kBFloat16, at::kFloat}) {
+    for (const auto& [window, head_dim] : {std::pair(0, 64), std::pair(0, 128), std::pair(0, 256), std::pair(200, 64),
+                                           std::pair(200, 128), std::pair(200, 256)}) {
       TestShape shape{
-          .device = Best(), .dtype = at::kBFloat16, .heads = 6, .kv_heads = 2, .head_dim = head_dim, .window = window};
+          .device = Best(), .dtype = dtype, .heads = 6, .kv_heads = 2, .head_dim = head_dim, .window = window};
       Check(shape, {{1500, 1500}}, {});
       Check(shape, {{1, 900}, {700, 1900}, {300, 300}}, {{500, 500}});
       Check(shape, {{1, 900}, {9, 1900}, {30, 100}, {20, 3000}}, {});
