@@ -40,8 +40,8 @@ __device__ FlashBlock ThisBlock(const FlashArgs& a) {
   if (Tile::kSplits && a.splits > 1) {
     const int keys = b.end - b.begin, blocks = keys <= a.cluster * kFlashAlone ? a.cluster : a.splits;
     const int length = DivideUp(DivideUp(keys, blocks), kFlashSplitUnit) * kFlashSplitUnit;
-    b.parts = DivideUp(keys, length * a.cluster);
     b.all = DivideUp(keys, length);
+    b.parts = DivideUp(b.all, a.cluster);
     b.blocks = min(a.cluster, b.all - b.part * a.cluster);
     b.begin = min(b.end, b.begin + split * length);
     b.end = min(b.end, b.begin + length);

@@ -69,14 +69,10 @@ __device__ void LeaveSums(const FlashBlock& b, const FlashRowsOfWarp<Tile>& rows
   }
 }
 
-// do_columns(row, column) for every four columns that are this thread's.
+// do_piece(i) for those of [0, count) that are this thread's.
 template <typename Tile, typename Do>
-__device__ void ForMyColumns(const FlashArgs& a, const FlashBlock& b, Do do_columns) {
-  constexpr int kPieces = Tile::kDim / 4;
-  for (int i = static_cast<int>(threadIdx.x); i < b.rows * kPieces; i += Tile::kThreads) {
-    const int row = i / kPieces, column = i % kPieces * 4;
-    if (column < a.head_dim) do_columns(row, column);
-  }
+__device__ void ForMyPieces(int count, Do do_piece) {
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += Tile::kThreads) do_piece(i);
 }
 
 // Four columns of the result.
@@ -109,8 +105,10 @@ __device__ inline bool IsLast(const FlashArgs& a, const FlashBlock& b) {
 // The unit's parts become its rows; always in their order, so that the bits do not depend on which came last.
 template <typename Tile>
 __device__ void StoreParts(const FlashArgs& a, const FlashBlock& b, const float* parts, int part_floats) {
-  constexpr int kAtOnce = 8;
-  ForMyColumns<Tile>(a, b, [&](int row, int column) {
+  constexpr int kAtOnce = 8, kPieces = Tile::kDim / 4;
+  ForMyPieces<Tile>(b.rows * kPieces, [&](int piece) {
+    const int row = piece / kPieces, column = piece % kPieces * 4;
+    if (column >= a.head_dim) return;
     const float* mine = parts + row * (a.head_dim + 4);
     const auto load = [&](int part) { return LoadSums(mine + part * part_floats, column, a.head_dim); };
     FlashSums some[kAtOnce + 1];
@@ -197,15 +195,14 @@ __device__ void StoreMerged(const FlashArgs& a, const FlashBlock& b, const Flash
   LeaveSums<Tile>(b, rows, merge.OfWarp(thread / 32));
   __syncthreads();
   if (cluster) ClusterMeet();  // all have read their stages
-  for (int piece = thread; piece < merge.pieces; piece += Tile::kThreads) {
+  ForMyPieces<Tile>(merge.pieces, [&](int piece) {
     const FlashSums sums = merge.OfWarps(piece);
     cluster ? merge.Send(b, piece, sums) : store(piece, sums);
-  }
+  });
   if (cluster) {
     AwaitStores(&there);
-    for (int i = thread; merge.Begin(b.rank) + i < merge.Begin(b.rank + 1); i += Tile::kThreads) {
-      store(merge.Begin(b.rank) + i, merge.OfBlocks(b, i));
-    }
+    const int first = merge.Begin(b.rank);
+    ForMyPieces<Tile>(merge.Begin(b.rank + 1) - first, [&](int i) { store(first + i, merge.OfBlocks(b, i)); });
   }
   if (in_parts && IsLast(a, b)) StoreParts<Tile>(a, b, parts, part_floats);
 }
