@@ -63,8 +63,10 @@ absl::Status File::Read(uint64_t offset, std::span<std::byte> out) const {
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return CannotRead(name_, errno);
     if (got == 0) {
+      struct stat info {};
+      if (fstat(descriptor_, &info) != 0) return CannotRead(name_, errno);
       return absl::FailedPreconditionError(
-          fmt::format("{}: ends at byte {}, {} more expected", name_, offset, out.size()));
+          fmt::format("{}: ends at byte {}, expected {}", name_, info.st_size, offset + out.size()));
     }
     offset += static_cast<uint64_t>(got);
     out = out.subspan(static_cast<size_t>(got));
