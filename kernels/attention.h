@@ -31,7 +31,7 @@ struct SequenceRows {
   std::span<const int32_t> pages;  // its pages in order; empty for ragged. Valid during Plan
 };
 
-// The most prompts of a step that is recorded.
+// The most prompts, or inputs of an encoder, of a step that is recorded.
 inline constexpr int64_t kMostRecordedPrompts = 16;
 
 // A step's sequences: `paged` (decode first, then prefill) read K and V from the cache, in which this step's rows are
@@ -44,6 +44,7 @@ struct AttentionStep {
   // Of a step of prompts that is recorded, or for which a recorded one is launched again: its rows, padding included;
   // no other sequences, and at most kMostRecordedPrompts. Rows of padding belong to no sequence and get no result.
   int64_t recorded_rows = 0;
+  bool recorded_ragged = false;  // the prompts are in `ragged`, not in `paged`
 };
 
 // What is constant for a layer.

@@ -140,7 +140,7 @@ class ModelRunner final : public Runner {
         device_(parts_.options.device()),
         stream_(stream),
         upload_(device_),
-        packer_(parts_.limits.page_size),
+        packer_(parts_.limits.page_size, parts_.limits.ragged),
         sampler_(parts_.ops, parts_.limits.max_num_seqs, parts_.shape.vocab_size, device_),
         pooler_(parts_.ops, parts_.limits.max_num_seqs, parts_.shape.hidden_size, parts_.options) {
     parts_.limits.look_ahead = device_.is_cpu() ? 0 : 1;
@@ -161,15 +161,18 @@ class ModelRunner final : public Runner {
                                .max_pages = PagesOf(parts_.limits.max_model_len),
                                .max_tokens = parts_.limits.max_num_batched_tokens});
     StepGraphs graphs(device_);
-    graphs.RecordDecode(parts_.limits.max_num_seqs, [this](int64_t rows) { return PaddedDecode(rows); });
+    if (kv_ != nullptr) {
+      graphs.RecordDecode(parts_.limits.max_num_seqs, [this](int64_t rows) { return PaddedDecode(rows); });
+    }
     graphs.RecordPrompts(parts_.limits.max_num_batched_tokens, [this](int64_t rows) { return PaddedPrompts(rows); });
     graphs_ = std::move(graphs);  // all or none
+    if (kv_ == nullptr) return fmt::format("inputs of {} tokens are CUDA graphs", RowsOf(graphs_.prompts()));
     return fmt::format("decode steps of {} rows and prompts of {} tokens are CUDA graphs", RowsOf(graphs_.decode()),
                        RowsOf(graphs_.prompts()));
   }
 
   bool CanRecordGraphs() const {
-    return parts_.record_graphs && !device_.is_cpu() && kv_ != nullptr && parts_.attention->can_be_captured();
+    return parts_.record_graphs && !device_.is_cpu() && parts_.attention->can_be_captured();
   }
 
   const RunnerLimits& limits() const override { return parts_.limits; }
@@ -222,9 +225,10 @@ class ModelRunner final : public Runner {
   }
 
   const PromptGraph* PromptGraphFor(const Batch& batch) const {
-    if (batch.prefill.size() != batch.size() || Size(batch.prefill) > kMostRecordedPrompts) return nullptr;
+    const std::vector<BatchItem>& prompts = parts_.limits.ragged ? batch.ragged : batch.prefill;
+    if (prompts.size() != batch.size() || Size(prompts) > kMostRecordedPrompts) return nullptr;
     int64_t tokens = 0;
-    for (const BatchItem& item : batch.prefill) tokens += item.num_tokens;
+    for (const BatchItem& item : prompts) tokens += item.num_tokens;
     return graphs_.FindPrompts(tokens);
   }
 

@@ -7,7 +7,7 @@ namespace automodeld {
 namespace {
 
 constexpr int64_t kMostDecodeRows = 256;  // above it a step takes longer on the GPU than its launches take on the host
-constexpr int64_t kPromptRows[] = {64, 128, 192, 256, 384, 512};
+constexpr int64_t kPromptRows[] = {32, 64, 128, 192, 256, 384, 512};
 
 template <typename Graph>
 const Graph* Find(const std::vector<Graph>& graphs, int64_t rows) {

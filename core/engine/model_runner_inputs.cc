@@ -26,7 +26,7 @@ void InputPacker::PackItem(const BatchItem& item) {
 void InputPacker::Pad(int64_t decode_rows, int64_t prompt_rows) {
   const auto rows = static_cast<size_t>(decode_rows + prompt_rows);
   positions_.resize(positions_.size() + rows, 0);
-  kv_slots_.resize(kv_slots_.size() + rows, int64_t{kScratchPage} * page_size_);
+  if (!ragged_) kv_slots_.resize(kv_slots_.size() + rows, int64_t{kScratchPage} * page_size_);
   token_ids_.resize(token_ids_.size() + static_cast<size_t>(decode_rows), LastTokenOf(0));
   token_ids_.resize(token_ids_.size() + static_cast<size_t>(prompt_rows), 0);
 }
@@ -56,6 +56,7 @@ AttentionStep InputPacker::Sequences(const Batch& batch, const StepRows& rows) c
   step.page_size = page_size_;
   step.num_decode = rows.decode;
   step.recorded_rows = rows.prompts;
+  step.recorded_ragged = rows.prompts > 0 && ragged_;
   ForEachItem(batch, [&step](const BatchItem& item, int64_t row) {
     auto& segment = item.pages.empty() ? step.ragged : step.paged;
     segment.push_back({.first_row = row,

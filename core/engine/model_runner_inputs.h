@@ -27,17 +27,18 @@ void ForEachItem(const Batch& batch, Visit visit) {
   }
 }
 
-// Rows of a step's segments, padding included. Padding is a token 0 at position 0 of the scratch page; of decode rows,
-// in slot 0. Only a batch of one segment may have any.
+// Rows of a step's segments, padding included. Padding is a token 0 at position 0, of the scratch page where there are
+// pages; of decode rows, in slot 0. Only a batch of one segment may have any.
 struct StepRows {
   int64_t decode = 0;   // at least batch.decode.size()
-  int64_t prompts = 0;  // of a recorded step of prompts, at least their tokens; else 0
+  int64_t prompts = 0;  // of a recorded step of prompts or ragged items, at least their tokens; else 0
 };
 
 // Host vectors are kept from step to step, so that packing allocates nothing on the host once warm.
 class InputPacker {
  public:
-  explicit InputPacker(int page_size) : page_size_(page_size) {}
+  // ragged: no item has pages
+  explicit InputPacker(int page_size, bool ragged = false) : page_size_(page_size), ragged_(ragged) {}
 
   void Add(const Batch& batch, const StepRows& rows, StepUpload& upload);
   // After the upload was sent. last_tokens: [slots] int64 on the device. Fills token_ids, last_tokens, positions and,
@@ -51,6 +52,7 @@ class InputPacker {
   void Pad(int64_t decode_rows, int64_t prompt_rows);
 
   int page_size_;
+  bool ragged_;
   std::vector<int64_t> positions_;
   std::vector<int64_t> kv_slots_;
   std::vector<int64_t> token_ids_;  // of decode rows -1 - slot

@@ -95,10 +95,11 @@ FlashTiles FlashPlan::Tiles(std::span<const SequenceRows> sequences, int64_t fir
 
 // As many as the rows may come to, however they are divided among sequences: each may have a tile that is not full.
 FlashTiles FlashPlan::RecordedTiles(const AttentionStep& step) const {
+  const auto& prompts = step.recorded_ragged ? step.ragged : step.paged;
   int64_t rows = 0;
-  for (const SequenceRows& s : step.paged) rows += s.num_rows;
-  TORCH_CHECK(rows <= step.recorded_rows && std::ssize(step.paged) <= kMostRecordedPrompts, "attention: ", rows,
-              " rows of ", step.paged.size(), " prompts do not fit into ", step.recorded_rows, " recorded ones");
+  for (const SequenceRows& s : prompts) rows += s.num_rows;
+  TORCH_CHECK(rows <= step.recorded_rows && std::ssize(prompts) <= kMostRecordedPrompts, "attention: ", rows,
+              " rows of ", prompts.size(), " prompts do not fit into ", step.recorded_rows, " recorded ones");
   const SequenceRows one{.num_rows = step.recorded_rows, .pages = {}};
   FlashTiles tiles = Tiles({&one, 1}, 0);
   tiles.num_items += kMostRecordedPrompts - 1;
@@ -150,8 +151,8 @@ void FlashPlan::SendTiles(const AttentionStep& step) {
   num_decode_ = step.num_decode;
   const bool recorded = step.recorded_rows > 0;
   num_sequences_ = recorded ? kMostRecordedPrompts + 1 : std::ssize(step.paged) + std::ssize(step.ragged);
-  prefill_ = recorded ? RecordedTiles(step) : Tiles(PrefillOf(step), 0);
-  ragged_ = Tiles(step.ragged, prefill_.end());
+  prefill_ = recorded && !step.recorded_ragged ? RecordedTiles(step) : Tiles(PrefillOf(step), 0);
+  ragged_ = recorded && step.recorded_ragged ? RecordedTiles(step) : Tiles(step.ragged, prefill_.end());
   num_items_ = ragged_.end();
   int64_t ints = num_sequences_ * kSequenceInts + num_items_ * kItemInts, longest = 0, num_pages = 0;
   for (const SequenceRows& s : step.paged) {

@@ -92,6 +92,7 @@ AttentionStep TestStep::Step() const {
     row += s.rows;
   }
   step.recorded_rows = recorded_rows_;
+  step.recorded_ragged = recorded_rows_ > 0 && pages_.empty();
   if (recorded_rows_ > 0) step.num_decode = 0;
   return step;
 }
@@ -117,11 +118,12 @@ void TestStep::SetContexts(const std::vector<int64_t>& contexts) {
   for (size_t i = 0; i < contexts.size(); ++i) paged_[i].context = contexts[i];
 }
 
-void TestStep::RecordAs(const std::vector<TestSequence>& paged) {
+void TestStep::RecordAs(const std::vector<TestSequence>& sequences) {
   recorded_rows_ = q.size(0);
-  paged_ = paged;
+  (pages_.empty() ? ragged_ : paged_) = sequences;
+  if (pages_.empty()) return;
   const std::vector<int32_t> first = pages_[0];
-  pages_.assign(std::max<size_t>(1, paged.size()), first);
+  pages_.assign(std::max<size_t>(1, sequences.size()), first);
 }
 
 void TestStep::UseCacheOf(const TestStep& other, size_t sequence) {

@@ -85,9 +85,9 @@ class TestStep {
   void UseCacheOf(const TestStep& other, size_t sequence);
   // From now on the paged sequences are so long, at most as long as they were made.
   void SetContexts(const std::vector<int64_t>& contexts);
-  // From now on the step is one of prompts that is recorded for as many rows as q has, and has these sequences, which
-  // read the keys and values of the first.
-  void RecordAs(const std::vector<TestSequence>& paged);
+  // From now on the step is one of prompts that is recorded for as many rows as q has, and has these sequences: ragged
+  // ones if it was made without paged ones, else paged ones, which read the keys and values of the first.
+  void RecordAs(const std::vector<TestSequence>& sequences);
   at::Tensor CachedKeys(size_t sequence) const;  // [context, kv_heads, head_dim]
   at::Tensor CachedValues(size_t sequence) const;
 

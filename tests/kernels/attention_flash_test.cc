@@ -285,9 +285,38 @@ TEST(FlashAttention, ReplaysGiveTheSameBitsWhateverRanBefore) {
   }
 }
 
+// Records a step for as many rows as it was made with, and launches it for each of these lists of sequences.
+void ExpectRecordedServes(TestStep step, at::ScalarType dtype, const std::vector<std::vector<TestSequence>>& lists) {
+  const c10::impl::VirtualGuardImpl device(Best().type());
+  const auto backend = std::move(*MakeAttention("flash_attention_2", step.needs(), {}));
+  const auto eager = std::move(*MakeAttention("eager", step.needs(), {}));
+  device.synchronizeDevice(Best().index());
+  const c10::StreamGuard on_stream(device.getStreamFromGlobalPool(Best(), false));
+  backend->Reserve({.max_sequences = 32, .max_pages = 125, .max_tokens = 512});
+  step.RecordAs({});
+  step.Plan(*backend);
+  step.Launch(*backend);  // loads the kernels
+  const auto graphs = MakeDeviceGraphs(Best());
+  LinearInput out = at::Tensor();
+  const auto graph = graphs->Record([&] { out = step.Launch(*backend); });
+  for (const std::vector<TestSequence>& sequences : lists) {
+    step.RecordAs(sequences);
+    step.Plan(*backend);
+    graph->Launch();
+    int64_t used = 0;
+    for (const TestSequence& s : sequences) used += s.rows;
+    const at::Tensor difference = out.values.to(at::kCPU).to(at::kFloat) - step.Run(*eager);
+    EXPECT_LE(difference.narrow(0, 0, used).abs().max().item<double>(), Tolerance(dtype)) << step.q.sizes();
+  }
+  step.RecordAs(std::vector<TestSequence>(kMostRecordedPrompts + 1, {1, 1}));
+  EXPECT_THROW(step.Plan(*backend), c10::Error);
+  const int64_t rows = step.q.size(0);
+  step.RecordAs({{rows, rows}, {1, 1}});
+  EXPECT_THROW(step.Plan(*backend), c10::Error);
+}
+
 TEST(FlashAttention, RecordedPromptsServeOtherPrompts) {
   if (Best().is_cpu()) GTEST_SKIP() << "no GPU";
-  const c10::impl::VirtualGuardImpl device(Best().type());
   for (const auto& [rows, group, kv_heads, head_dim] :
        {std::tuple(64, 1, 2, 64), {192, 4, 2, 64}, {512, 7, 2, 64}, {512, 4, 8, 128}, {500, 5, 8, 64}}) {
     const TestShape shape{.device = Best(),
@@ -295,32 +324,22 @@ TEST(FlashAttention, RecordedPromptsServeOtherPrompts) {
                           .heads = kv_heads * group,
                           .kv_heads = kv_heads,
                           .head_dim = head_dim};
-    TestStep step(shape, {{rows, 2000}}, {});
-    const auto backend = std::move(*MakeAttention("flash_attention_2", step.needs(), {}));
-    const auto eager = std::move(*MakeAttention("eager", step.needs(), {}));
-    device.synchronizeDevice(Best().index());
-    const c10::StreamGuard on_stream(device.getStreamFromGlobalPool(Best(), false));
-    backend->Reserve({.max_sequences = 32, .max_pages = 125, .max_tokens = 512});
-    step.RecordAs({});
-    step.Plan(*backend);
-    step.Launch(*backend);  // loads the kernels
-    const auto graphs = MakeDeviceGraphs(Best());
-    LinearInput out = at::Tensor();
-    const auto graph = graphs->Record([&] { out = step.Launch(*backend); });
     const std::vector<TestSequence> small(kMostRecordedPrompts, {3, 70});
-    for (const auto& prompts : {std::vector<TestSequence>{{rows, rows}}, {{5, 5}, {1, 1999}, {33, 400}}, small}) {
-      step.RecordAs(prompts);
-      step.Plan(*backend);
-      graph->Launch();
-      int64_t used = 0;
-      for (const TestSequence& s : prompts) used += s.rows;
-      const at::Tensor difference = out.values.to(at::kCPU).to(at::kFloat) - step.Run(*eager);
-      EXPECT_LE(difference.narrow(0, 0, used).abs().max().item<double>(), Tolerance(at::kBFloat16)) << rows;
+    ExpectRecordedServes(TestStep(shape, {{rows, 2000}}, {}), shape.dtype,
+                         {{{rows, rows}}, {{5, 5}, {1, 1999}, {33, 400}}, small});
+  }
+}
+
+TEST(FlashAttention, RecordedInputsOfAnEncoderServeOthers) {
+  if (Best().is_cpu()) GTEST_SKIP() << "no GPU";
+  for (const auto dtype : {at::kFloat, at::kHalf}) {
+    for (const auto& [rows, heads, head_dim] : {std::tuple(64, 12, 32), {512, 12, 64}, {256, 16, 128}, {500, 3, 80}}) {
+      const TestShape shape{
+          .device = Best(), .dtype = dtype, .heads = heads, .kv_heads = heads, .head_dim = head_dim, .causal = false};
+      const std::vector<TestSequence> small(kMostRecordedPrompts, {3, 3});
+      ExpectRecordedServes(TestStep(shape, {}, {{rows, rows}}), dtype,
+                           {{{rows, rows}}, {{5, 5}, {1, 1}, {33, 33}}, small});
     }
-    step.RecordAs(std::vector<TestSequence>(kMostRecordedPrompts + 1, {1, 1}));
-    EXPECT_THROW(step.Plan(*backend), c10::Error);
-    step.RecordAs({{rows, rows}, {1, 1}});
-    EXPECT_THROW(step.Plan(*backend), c10::Error);
   }
 }
 

@@ -101,8 +101,36 @@ TEST(InputPacker, PadsRecordedPromptsBehindTheirTokens) {
     ASSERT_EQ(step.paged.size(), 1U);
     EXPECT_EQ(step.num_decode, 0);
     EXPECT_EQ(step.recorded_rows, 5);
+    EXPECT_FALSE(step.recorded_ragged);
     EXPECT_EQ(step.paged[0].num_rows, 3);
     EXPECT_EQ(step.paged[0].context, 18);
+  }
+}
+
+TEST(InputPacker, PadsRecordedInputsOfAnEncoderWithoutPages) {
+  for (const at::Device device : Devices()) {
+    const std::vector<TokenId> tokens = {21, 22, 23};
+    BatchItem input = Decoding(1, 0, {});
+    input.num_tokens = 3;
+    input.token_ids = tokens;
+    Batch batch;
+    batch.ragged = {input};
+    InputPacker packer(/*page_size=*/16, /*ragged=*/true);
+    StepUpload upload(device);
+    packer.Add(batch, {.prompts = 5}, upload);
+    upload.Send();
+    const Inputs in = packer.Get(upload, {});
+    EXPECT_EQ(Longs(in.token_ids), (std::vector<int64_t>{21, 22, 23, 0, 0}));
+    EXPECT_EQ(Longs(in.positions), (std::vector<int64_t>{0, 1, 2, 0, 0}));
+    EXPECT_FALSE(in.kv_slots.defined());
+
+    const AttentionStep step = packer.Sequences(batch, {.prompts = 5});
+    ASSERT_EQ(step.ragged.size(), 1U);
+    EXPECT_TRUE(step.paged.empty());
+    EXPECT_EQ(step.recorded_rows, 5);
+    EXPECT_TRUE(step.recorded_ragged);
+    EXPECT_EQ(step.ragged[0].num_rows, 3);
+    EXPECT_FALSE(packer.Sequences(batch, {}).recorded_ragged);
   }
 }
 

@@ -37,6 +37,23 @@ def test_pooled_vectors_equal_transformers(checkpoint, run_oracle, attention):
         assert (got - expected).norm() / expected.norm() < 1e-4
 
 
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("float16", 5e-3)])
+def test_recorded_inputs_give_what_launched_ones_do(checkpoint, run_oracle, dtype, tolerance):
+    folder, model = checkpoint
+    asked = [dict(ids=ids, embed=True, pooling="mean") for ids in inputs(model)]
+    vectors = {}
+    for eager in (False, True):
+        load = {"path": folder, "torch_dtype": dtype, "engine": {"enforce_eager": eager}}
+        for together in (False, True):
+            result = run_oracle(load, asked, together=together)
+            vectors[eager, together] = torch.tensor([a["embedding"] for a in result["answers"]])
+        report = result["report"]
+        recorded = any(note.startswith("inputs of 32, 64") for note in report["notes"])
+        assert recorded == (report["attention_backend"] == "flash_attention_2:cuda" and not eager)
+    for together in (False, True):
+        assert torch.allclose(vectors[False, together], vectors[True, together], atol=tolerance)
+
+
 def test_batched_equals_single(checkpoint, run_oracle):
     folder, model = checkpoint
     asked = [dict(ids=ids, embed=True, pooling="mean") for ids in inputs(model)]
