@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <sstream>
+#include <thread>
 
 namespace automodeld {
 
@@ -93,7 +94,9 @@ void KeepFreedMemory() {
 #if defined(__GLIBC__)
   mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that glibc takes
   mallopt(M_TRIM_THRESHOLD, 256 << 20);
-  mallopt(M_ARENA_MAX, 2);  // instead of eight a core: malloc_trim leaves an arena's end as it is
+  // Two a core instead of eight, because malloc_trim leaves an arena's end as it is; threads that share one wait for
+  // each other at every allocation that their own cache does not hold.
+  mallopt(M_ARENA_MAX, 2 * static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
 #endif
 }
 

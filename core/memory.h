@@ -19,7 +19,8 @@ int64_t AvailableMemory(const std::string& root = "");
 
 // Lets the allocator keep what a step has freed for the next step, which takes as much again; otherwise glibc gives
 // tensors of some megabytes back each time and the kernel clears them anew. Few arenas keep it, so that the next model
-// gets what an unloaded one leaves, whichever thread loads it. For programs that serve, at their start.
+// gets what an unloaded one leaves, whichever thread loads it; enough of them for the threads that run at a time. For
+// programs that serve, at their start.
 void KeepFreedMemory();
 
 // Asks for pages of 2 MiB beneath `memory`, before it is written first: the kernel then clears a tensor in a third of

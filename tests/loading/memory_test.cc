@@ -1,11 +1,20 @@
 #include "core/memory.h"
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <barrier>
 #include <cstddef>
+#include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <span>
+#include <string_view>
+#include <thread>
 #include <vector>
 
 #include "tests/loading/checkpoint_folder.h"
@@ -57,6 +66,37 @@ TEST(UseHugePages, LeavesEveryNumberWhateverTheSize) {
     EXPECT_EQ(std::ranges::count(memory, std::byte{7}), static_cast<ptrdiff_t>(size));
   }
 }
+
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+int NumArenas() {
+  char* text = nullptr;
+  size_t size = 0;
+  FILE* const stream = open_memstream(&text, &size);
+  malloc_info(0, stream);
+  fclose(stream);
+  const std::string_view info(text, size);
+  int arenas = 0;
+  for (size_t at = info.find("<heap "); at != info.npos; at = info.find("<heap ", at + 1)) ++arenas;
+  free(text);
+  return arenas;
+}
+
+TEST(KeepFreedMemory, LeavesEachThreadOfABusyMachineItsArena) {
+  KeepFreedMemory();
+  const auto num_threads = static_cast<std::ptrdiff_t>(2 * std::max(1U, std::thread::hardware_concurrency()));
+  std::barrier all_have_one(num_threads);
+  std::vector<std::thread> threads;
+  for (std::ptrdiff_t i = 0; i < num_threads; ++i) {
+    threads.emplace_back([&all_have_one] {
+      void* volatile memory = malloc(100'000);  // more than a thread's own cache holds
+      all_have_one.arrive_and_wait();
+      free(memory);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_GE(NumArenas(), num_threads);
+}
+#endif
 
 }  // namespace
 }  // namespace automodeld
