@@ -70,7 +70,7 @@ class FlashPlan {
   bool Spreads(const AttentionStep& step) const;
   void SendTiles(const AttentionStep& step);
   FlashTiles Tiles(std::span<const SequenceRows> sequences, int64_t first_item) const;
-  FlashTiles RecordedTiles(const AttentionStep& step) const;  // of its prompts
+  FlashTiles RecordedTiles(const AttentionStep& step) const;
   int64_t DecodeUnits(int64_t num_decode) const;  // tiles of so many sequences and all key heads
   FlashSplits Splits(int64_t num_decode, int64_t longest) const;
   void WriteItems(std::span<const SequenceRows> sequences, int64_t index, const FlashTiles& tiles, FlashItem* to) const;
