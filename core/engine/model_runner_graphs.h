@@ -1,7 +1,6 @@
 // Steps as CUDA graphs, in buckets of rows. Decode: from the slots' last tokens over logits to the next tokens.
 // Prompts, or an encoder's inputs: from tokens to hidden states, up to where a step takes longer on the GPU than its
-// launches take on the host.
-// Part of the model runner.
+// launches take on the host. Part of the model runner.
 //
 //   StepGraphs graphs(device);
 //   graphs.RecordDecode(256, prepare);

@@ -72,8 +72,8 @@ TEST(FlashAttention, TakesEveryHeadSizeAndGroup) {
 // Long contexts of few sequences: several clusters of blocks share a sequence's keys, and the last one adds up.
 TEST(FlashAttention, SplitsTheKeysOfAnyShape) {
   for (const at::ScalarType dtype : {at::kBFloat16, at::kFloat}) {
-    for (const auto& [group, head_dim] : {std::pair(1, 40), std::pair(1, 128), std::pair(3, 128), std::pair(3, 256),
-                                          std::pair(17, 40), std::pair(17, 128), std::pair(17, 256)}) {
+    for (const auto& [group, head_dim] :
+         {std::pair(1, 40), {1, 128}, {1, 256}, {3, 40}, {3, 128}, {3, 256}, {17, 40}, {17, 128}, {17, 256}}) {
       TestShape shape{.device = Best(), .dtype = dtype, .heads = 2 * group, .kv_heads = 2, .head_dim = head_dim};
       Check(shape, {{1, 4000}}, {});
       shape.window = 1500;
@@ -152,8 +152,7 @@ TEST(FlashAttention, QueriesBeyondFloat16AreAsItsLargestOverBytes) {
 // 2048 rows fill tiles of every kind; keys lie far apart.
 TEST(FlashAttention, LongPromptsChunksAndWindows) {
   for (const at::ScalarType dtype : {at::kBFloat16, at::kFloat}) {
-    for (const auto& [window, head_dim] : {std::pair(0, 64), std::pair(0, 128), std::pair(0, 256), std::pair(200, 64),
-                                           std::pair(200, 128), std::pair(200, 256)}) {
+    for (const auto& [window, head_dim] : {std::pair(0, 64), {0, 128}, {0, 256}, {200, 64}, {200, 128}, {200, 256}}) {
       TestShape shape{
           .device = Best(), .dtype = dtype, .heads = 6, .kv_heads = 2, .head_dim = head_dim, .window = window};
       Check(shape, {{1500, 1500}}, {});
@@ -286,7 +285,7 @@ TEST(FlashAttention, ReplaysGiveTheSameBitsWhateverRanBefore) {
 }
 
 // Records a step for as many rows as it was made with, and launches it for each of these lists of sequences.
-void ExpectRecordedServes(TestStep step, at::ScalarType dtype, const std::vector<std::vector<TestSequence>>& lists) {
+void ExpectRecordedServes(TestStep step, const std::vector<std::vector<TestSequence>>& lists) {
   const c10::impl::VirtualGuardImpl device(Best().type());
   const auto backend = std::move(*MakeAttention("flash_attention_2", step.needs(), {}));
   const auto eager = std::move(*MakeAttention("eager", step.needs(), {}));
@@ -306,7 +305,8 @@ void ExpectRecordedServes(TestStep step, at::ScalarType dtype, const std::vector
     int64_t used = 0;
     for (const TestSequence& s : sequences) used += s.rows;
     const at::Tensor difference = out.values.to(at::kCPU).to(at::kFloat) - step.Run(*eager);
-    EXPECT_LE(difference.narrow(0, 0, used).abs().max().item<double>(), Tolerance(dtype)) << step.q.sizes();
+    EXPECT_LE(difference.narrow(0, 0, used).abs().max().item<double>(), Tolerance(step.q.scalar_type()))
+        << step.q.sizes();
   }
   step.RecordAs(std::vector<TestSequence>(kMostRecordedPrompts + 1, {1, 1}));
   EXPECT_THROW(step.Plan(*backend), c10::Error);
@@ -325,8 +325,7 @@ TEST(FlashAttention, RecordedPromptsServeOtherPrompts) {
                           .kv_heads = kv_heads,
                           .head_dim = head_dim};
     const std::vector<TestSequence> small(kMostRecordedPrompts, {3, 70});
-    ExpectRecordedServes(TestStep(shape, {{rows, 2000}}, {}), shape.dtype,
-                         {{{rows, rows}}, {{5, 5}, {1, 1999}, {33, 400}}, small});
+    ExpectRecordedServes(TestStep(shape, {{rows, 2000}}, {}), {{{rows, rows}}, {{5, 5}, {1, 1999}, {33, 400}}, small});
   }
 }
 
@@ -337,8 +336,7 @@ TEST(FlashAttention, RecordedInputsOfAnEncoderServeOthers) {
       const TestShape shape{
           .device = Best(), .dtype = dtype, .heads = heads, .kv_heads = heads, .head_dim = head_dim, .causal = false};
       const std::vector<TestSequence> small(kMostRecordedPrompts, {3, 3});
-      ExpectRecordedServes(TestStep(shape, {}, {{rows, rows}}), dtype,
-                           {{{rows, rows}}, {{5, 5}, {1, 1}, {33, 33}}, small});
+      ExpectRecordedServes(TestStep(shape, {}, {{rows, rows}}), {{{rows, rows}}, {{5, 5}, {1, 1}, {33, 33}}, small});
     }
   }
 }
