@@ -10,13 +10,13 @@
 #include <cstdint>
 
 #include "kernels/cuda/approximate.h"
+#include "kernels/cuda/hopper.h"
 
 namespace automodeld {
 
-// 16 bytes from global into shared memory; zeros where not `valid`, and then `from` is not read.
-__device__ inline void CopyAsync16(void* to, const void* from, bool valid) {
-  const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(valid ? 16 : 0)
+// 16 bytes from global into shared memory, at a SharedAddress (hopper.h); zeros where not `valid`, and then `from` is not read.
+__device__ inline void CopyAsync16(uint32_t to, const void* from, bool valid) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0)
                : "memory");
 }
 __device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -28,14 +28,14 @@ __device__ void AwaitCopies() {
 
 // Four 8 x 8 matrices of 16-bit elements; lane l names the row l % 8 of matrix l / 8.
 __device__ inline void LoadMatrices(uint32_t (&to)[4], const void* row) {
-  const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  const uint32_t shared = hopper::SharedAddress(row);
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                : "r"(shared)
                : "memory");
 }
 __device__ inline void LoadTransposed(uint32_t (&to)[4], const void* row) {
-  const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  const uint32_t shared = hopper::SharedAddress(row);
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                : "r"(shared)

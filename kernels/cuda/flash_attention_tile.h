@@ -2,6 +2,8 @@
 #ifndef KERNELS_CUDA_FLASH_ATTENTION_TILE_H_
 #define KERNELS_CUDA_FLASH_ATTENTION_TILE_H_
 
+#include <algorithm>
+#include <bit>
 #include <type_traits>
 
 #include "kernels/cuda/flash_attention.h"
@@ -127,8 +129,6 @@ class FlashKeys {
   }
 
  private:
-  static constexpr int Rounds(int total) { return (total + Tile::kTeam - 1) / Tile::kTeam; }
-
   __device__ char* StageOf(int t) const { return shared_ + t % Tile::kStages * Tile::kStageBytes; }
 
   // The team's blocks of 16 keys are counted through its tiles. Pages and places of 32 blocks are spread over the lanes
@@ -148,24 +148,34 @@ class FlashKeys {
   }
 
   // Keys past the end become zeros: what lies there may be another's NaN, which no mask would take out of V. So does
-  // the newest key where rows are raw: it is not in the cache yet.
+  // the newest key where rows are raw: it is not in the cache yet. Threads side by side take a row, and as many rows at
+  // a time as a power of two allows: so each has the same columns of all its rows, and little to work out for each.
   __device__ void Copy(int t, char* to) const {
-    constexpr int kPerCopy = 16 / kHeldBytes, kCopies = Tile::kDim / kPerCopy, kTotal = Tile::kKeys * kCopies;
-    const int64_t head = int64_t{b_.kv_head} * a_.head_dim * kHeldBytes;
-    const char *keys = static_cast<const char*>(a_.source.keys) + head,
-               *values = static_cast<const char*>(a_.source.values) + head;
-    const int end = Tile::kRaw ? min(b_.end, b_.s.context - 1) : b_.end;
-    const int left = end - FirstKeyOf(t), token_bytes = static_cast<int>(a_.source.token_stride) * kHeldBytes;
+    constexpr int kPerCopy = 16 / kHeldBytes, kCopies = Tile::kDim / kPerCopy;
+    constexpr int kAcross = std::min(kCopies, Tile::kTeam);
+    constexpr int kRows = static_cast<int>(std::bit_floor(static_cast<unsigned>(Tile::kTeam / kAcross)));
+    constexpr int kBlockRows = std::max(16, kRows);
+    static_assert(kCopies % kAcross == 0 && Tile::kKeys % kBlockRows == 0);
+    const int mine = thread_ / kAcross, token_bytes = static_cast<int>(a_.source.token_stride) * kHeldBytes;
+    const int end = Tile::kRaw ? min(b_.end, b_.s.context - 1) : b_.end, left = end - FirstKeyOf(t) - mine;
 #pragma unroll
-    for (int i = 0; i < Rounds(kTotal); ++i) {
-      const int copy = i * Tile::kTeam + thread_, row = copy / kCopies, column = copy % kCopies * kPerCopy;
-      const int64_t block = __shfl_sync(0xffffffffU, places_, t * kBlocks % 32 + row / 16);
-      if (kTotal % Tile::kTeam != 0 && copy >= kTotal) break;
-      const int64_t place = block + (row % 16 * token_bytes + column * kHeldBytes);
-      const bool valid = row < left && column < a_.head_dim;
-      char* at = to + row * Tile::kKeyBytes + column * kHeldBytes;
-      CopyAsync16(at, keys + place, valid);
-      CopyAsync16(at + Tile::kTileBytes, values + place, valid);
+    for (int across = 0; across < kCopies; across += kAcross) {
+      const int column = (across + thread_ % kAcross) * kPerCopy;
+      const int64_t offset = int64_t{b_.kv_head * a_.head_dim + column} * kHeldBytes + mine % 16 * token_bytes;
+      const char *keys = static_cast<const char*>(a_.source.keys) + offset,
+                 *values = static_cast<const char*>(a_.source.values) + offset;
+      const int rows = column < a_.head_dim ? left : 0;
+      const uint32_t at = hopper::SharedAddress(to + mine * Tile::kKeyBytes + column * kHeldBytes);
+#pragma unroll
+      for (int first = 0; first < Tile::kKeys; first += kBlockRows) {
+        int64_t place = __shfl_sync(0xffffffffU, places_, t * kBlocks % 32 + first / 16 + mine / 16);
+        if (kRows * kAcross < Tile::kTeam && mine >= kRows) continue;
+#pragma unroll
+        for (int row = first; row < first + kBlockRows; row += kRows, place += kRows * token_bytes) {
+          CopyAsync16(at + row * Tile::kKeyBytes, keys + place, row < rows);
+          CopyAsync16(at + row * Tile::kKeyBytes + Tile::kTileBytes, values + place, row < rows);
+        }
+      }
     }
   }
 
