@@ -14,7 +14,8 @@
 
 namespace automodeld {
 
-// 16 bytes from global into shared memory, at a SharedAddress (hopper.h); zeros where not `valid`, and then `from` is not read.
+// 16 bytes from global into shared memory, at a SharedAddress (hopper.h); zeros where not `valid`, and then `from` is
+// not read.
 __device__ inline void CopyAsync16(uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0)
                : "memory");
@@ -95,13 +96,22 @@ __device__ void StoreFour(T* to, const float4& x) {
 }
 __device__ inline void StoreFour(float* to, const float4& x) { *reinterpret_cast<float4*>(to) = x; }
 
-// Four elements float8_e4m3fn, of which every value is a float16's too, as two pairs.
+// Four elements float8_e4m3fn, of which every value is a float16's too, as two pairs. Said in PTX, the upper two need
+// no shift.
 __device__ inline void Widen(uint32_t bytes, uint32_t (&to)[2]) {
-#pragma unroll
+#if __CUDA_ARCH__ >= 890
+  asm("{\n.reg .b16 low, high;\n"
+      "mov.b32 {low, high}, %2;\n"
+      "cvt.rn.f16x2.e4m3x2 %0, low;\n"
+      "cvt.rn.f16x2.e4m3x2 %1, high;\n}"
+      : "=r"(to[0]), "=r"(to[1])
+      : "r"(bytes));
+#else
   for (int i = 0; i < 2; ++i) {
     const __half2 pair(__nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(bytes >> 16 * i), __NV_E4M3));
     to[i] = *reinterpret_cast<const uint32_t*>(&pair);
   }
+#endif
 }
 
 // Two of float16 as two elements.
