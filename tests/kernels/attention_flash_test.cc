@@ -55,19 +55,22 @@ TEST(FlashAttention, DecodesAnyNumberOfSequencesOfAnyLength) {
   }
 }
 
-TEST(FlashAttention, TakesEveryHeadSizeAndGroup) {
+class FlashAttentionOfHeads : public testing::TestWithParam<int64_t> {};  // their size
+
+TEST_P(FlashAttentionOfHeads, TakesEveryGroup) {
   for (const at::ScalarType dtype : Types()) {
-    for (const int64_t head_dim : {8, 32, 40, 64, 72, 80, 96, 104, 128, 192, 256}) {
-      for (const int64_t group : {1, 2, 3, 4, 5, 6, 7, 8, 17}) {
-        TestShape shape{.device = Best(), .dtype = dtype, .heads = 2 * group, .kv_heads = 2, .head_dim = head_dim};
-        const std::vector<TestSequence> paged = {{1, 140}, {1, 7}, {3, 50}, {90, 170}};
-        Check(shape, paged, {{21, 21}});
-        shape.kv_dtype = at::kFloat8_e4m3fn;
-        if (group % 3 == 1) Check(shape, paged, {});
-      }
+    for (const int64_t group : {1, 2, 3, 4, 5, 6, 7, 8, 17}) {
+      TestShape shape{.device = Best(), .dtype = dtype, .heads = 2 * group, .kv_heads = 2, .head_dim = GetParam()};
+      const std::vector<TestSequence> paged = {{1, 140}, {1, 7}, {3, 50}, {90, 170}};
+      Check(shape, paged, {{21, 21}});
+      shape.kv_dtype = at::kFloat8_e4m3fn;
+      if (group % 3 == 1) Check(shape, paged, {});
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Of, FlashAttentionOfHeads, testing::Values(8, 32, 40, 64, 72, 80, 96, 104, 128, 192, 256),
+                         testing::PrintToStringParamName());
 
 // Long contexts of few sequences: several clusters of blocks share a sequence's keys, and the last one adds up.
 TEST(FlashAttention, SplitsTheKeysOfAnyShape) {
@@ -246,43 +249,46 @@ TEST(FlashAttention, ARecordedStepServesOtherLengths) {
 
 // Three layers share the counters by which the last block is found, and each leaves them as it found them, however
 // many parts the keys had before: or else rows would be missing, or made of what an earlier replay wrote.
-TEST(FlashAttention, ReplaysGiveTheSameBitsWhateverRanBefore) {
+class FlashAttentionReplays : public testing::TestWithParam<size_t> {};  // so many sequences
+
+TEST_P(FlashAttentionReplays, GiveTheSameBitsWhateverRanBefore) {
   if (Best().is_cpu()) GTEST_SKIP() << "no GPU";
   const c10::impl::VirtualGuardImpl device(Best().type());
   const std::vector<int64_t> longest = {5000, 1500, 5000, 300, 4000, 900, 64, 2500, 130};
-  for (const size_t sequences : {1U, 2U, 3U, 5U, 9U}) {
-    const TestShape shape{.device = Best(), .dtype = at::kBFloat16, .heads = 32, .kv_heads = 8, .head_dim = 128};
-    std::vector<TestSequence> all;
-    for (size_t i = 0; i < sequences; ++i) all.push_back({1, longest[i]});
-    TestStep step(shape, all, {});
-    const auto backend = std::move(*MakeAttention("flash_attention_2", step.needs(), {}));
-    const auto eager = std::move(*MakeAttention("eager", step.needs(), {}));
-    device.synchronizeDevice(Best().index());
-    const c10::StreamGuard on_stream(device.getStreamFromGlobalPool(Best(), false));
-    backend->Reserve({.max_sequences = static_cast<int64_t>(sequences), .max_pages = 320, .max_tokens = 64});
-    step.Plan(*backend);
-    step.Launch(*backend);  // loads the kernels
-    const auto graphs = MakeDeviceGraphs(Best());
-    std::vector<at::Tensor> layers(3);
-    const auto graph = graphs->Record([&] {
-      for (at::Tensor& layer : layers) layer = step.Launch(*backend).values;
+  const size_t sequences = GetParam();
+  const TestShape shape{.device = Best(), .dtype = at::kBFloat16, .heads = 32, .kv_heads = 8, .head_dim = 128};
+  std::vector<TestSequence> all;
+  for (size_t i = 0; i < sequences; ++i) all.push_back({1, longest[i]});
+  TestStep step(shape, all, {});
+  const auto backend = std::move(*MakeAttention("flash_attention_2", step.needs(), {}));
+  const auto eager = std::move(*MakeAttention("eager", step.needs(), {}));
+  device.synchronizeDevice(Best().index());
+  const c10::StreamGuard on_stream(device.getStreamFromGlobalPool(Best(), false));
+  backend->Reserve({.max_sequences = static_cast<int64_t>(sequences), .max_pages = 320, .max_tokens = 64});
+  step.Plan(*backend);
+  step.Launch(*backend);  // loads the kernels
+  const auto graphs = MakeDeviceGraphs(Best());
+  std::vector<at::Tensor> layers(3);
+  const auto graph = graphs->Record([&] {
+    for (at::Tensor& layer : layers) layer = step.Launch(*backend).values;
+  });
+  for (const double share : {1.0, 0.01, 0.3, 0.0, 0.05, 1.0, 0.2}) {
+    std::vector<int64_t> contexts(sequences);
+    std::ranges::transform(all, contexts.begin(), [share](const TestSequence& s) {
+      return 1 + static_cast<int64_t>(share * static_cast<double>(s.context - 1));
     });
-    for (const double share : {1.0, 0.01, 0.3, 0.0, 0.05, 1.0, 0.2}) {
-      std::vector<int64_t> contexts(sequences);
-      std::ranges::transform(all, contexts.begin(), [share](const TestSequence& s) {
-        return 1 + static_cast<int64_t>(share * static_cast<double>(s.context - 1));
-      });
-      step.SetContexts(contexts);
-      step.Plan(*backend);
-      for (int replay = 0; replay < 20; ++replay) graph->Launch();
-      const at::Tensor got = layers[0].clone(), launched = step.Launch(*backend).values;
-      for (const at::Tensor& layer : layers) EXPECT_TRUE(at::equal(layer, got)) << sequences << ' ' << share;
-      EXPECT_TRUE(at::equal(launched, got)) << sequences << ' ' << share;
-      const at::Tensor difference = got.to(at::kCPU).to(at::kFloat) - step.Run(*eager);
-      EXPECT_LE(difference.abs().max().item<double>(), Tolerance(at::kBFloat16)) << sequences << ' ' << share;
-    }
+    step.SetContexts(contexts);
+    step.Plan(*backend);
+    for (int replay = 0; replay < 20; ++replay) graph->Launch();
+    const at::Tensor got = layers[0].clone(), launched = step.Launch(*backend).values;
+    for (const at::Tensor& layer : layers) EXPECT_TRUE(at::equal(layer, got)) << sequences << ' ' << share;
+    EXPECT_TRUE(at::equal(launched, got)) << sequences << ' ' << share;
+    const at::Tensor difference = got.to(at::kCPU).to(at::kFloat) - step.Run(*eager);
+    EXPECT_LE(difference.abs().max().item<double>(), Tolerance(at::kBFloat16)) << sequences << ' ' << share;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Of, FlashAttentionReplays, testing::Values(1, 2, 3, 5, 9), testing::PrintToStringParamName());
 
 // Records a step for as many rows as it was made with, and launches it for each of these lists of sequences.
 void ExpectRecordedServes(TestStep step, const std::vector<std::vector<TestSequence>>& lists) {

@@ -63,27 +63,33 @@ void ExpectNear(const at::Tensor& y, const at::Tensor& expected, double toleranc
   EXPECT_LT((error.norm() / expected.norm()).item<double>(), tolerance) << what;
 }
 
-TEST_F(SkinnyLinear, GivesTheProductForEveryTypeAndShape) {
+using Shape = std::pair<int64_t, int64_t>;  // out, in
+class SkinnyLinearOfShape : public SkinnyLinear, public testing::WithParamInterface<Shape> {};
+
+TEST_P(SkinnyLinearOfShape, GivesTheProductForEveryType) {
+  const auto [out, in] = GetParam();
   for (const bool fp8 : {true, false}) {
     for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf, at::kFloat}) {
       if (!fp8 && dtype == at::kFloat) continue;
-      for (const auto& [out, in] :
-           {std::pair{64, 128}, {1000, 272}, {33, 16}, {321, 144}, {4096, 4096}, {1026, 14336}, {70001, 64}}) {
-        const Case c = MakeCase(out, in, fp8, dtype);
-        for (const int64_t rows : {1, 2, 3, 5, 8, 9, 16, 17, 31, 32, 33, 48, 63, 64}) {
-          const at::Tensor plain = Random({rows, in}, dtype);
-          const LinearInput x = fp8 ? QuantizeRows(plain) : LinearInput(plain);
-          Poison(rows * out);
-          const at::Tensor y = RunLinear(x, c.weight);
-          ASSERT_EQ(y.scalar_type(), dtype);
-          ExpectNear(y, Expected(x, c.plain), Tolerance(dtype),
-                     std::to_string(rows) + " rows, " + std::to_string(in) + " -> " + std::to_string(out) +
-                         (fp8 ? " in FP8" : ""));
-        }
+      const Case c = MakeCase(out, in, fp8, dtype);
+      for (const int64_t rows : {1, 2, 3, 5, 8, 9, 16, 17, 31, 32, 33, 48, 63, 64}) {
+        const at::Tensor plain = Random({rows, in}, dtype);
+        const LinearInput x = fp8 ? QuantizeRows(plain) : LinearInput(plain);
+        Poison(rows * out);
+        const at::Tensor y = RunLinear(x, c.weight);
+        ASSERT_EQ(y.scalar_type(), dtype);
+        ExpectNear(y, Expected(x, c.plain), Tolerance(dtype), std::to_string(rows) + (fp8 ? " rows in FP8" : " rows"));
       }
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Of, SkinnyLinearOfShape,
+                         testing::Values(Shape(64, 128), Shape(1000, 272), Shape(33, 16), Shape(321, 144),
+                                         Shape(4096, 4096), Shape(1026, 14336), Shape(70001, 64)),
+                         [](const auto& shape) {
+                           return std::to_string(shape.param.first) + "x" + std::to_string(shape.param.second);
+                         });
 
 TEST_F(SkinnyLinear, MoreRowsGoThroughTheLibraryWithTheSameResult) {
   for (const bool fp8 : {true, false}) {
