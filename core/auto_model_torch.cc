@@ -30,6 +30,7 @@
 #include "core/sentence_transformers.h"
 #include "core/status.h"
 #include "core/version.h"
+#include "kernels/linear.h"
 
 namespace automodeld {
 
@@ -150,6 +151,8 @@ class Loading {
     ops_ = std::move(patched.ops);
     loaded_.report.patches = std::move(patched.patches);
     std::ranges::move(patched.notes, std::back_inserter(loaded_.report.notes));
+    std::string missing = MissingKernels(device);
+    if (!missing.empty()) loaded_.report.notes.push_back(std::move(missing));
     return absl::OkStatus();
   }
 

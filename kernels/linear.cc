@@ -1,5 +1,7 @@
 #include "kernels/linear.h"
 
+#include <fmt/format.h>
+
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/packed_linear.h"
 #include "kernels/cuda/skinny_linear.h"
@@ -26,8 +28,15 @@ at::Tensor Activate(const at::Tensor& x, const std::string& activation) {
   return at::gelu(x, activation == "gelu_tanh" ? "tanh" : "none");
 }
 
+std::string MissingKernels(int major, int minor) {
+  const std::string which = "Hopper's kernels for linear layers of few rows and for attention over prompts ";
+  if (major == 9 && minor == 0) return which + "are not in this build";
+  return which + fmt::format("need compute capability 9.0, this device has {}.{}", major, minor);
+}
+
 #ifndef AUTOMODELD_CUDA  // a build without nvcc
 bool IsHopper(at::Device /*device*/) { return false; }
+std::string MissingKernels(at::Device /*device*/) { return ""; }
 bool TakesSkinnyLinear(const at::Tensor& /*x*/, const at::Tensor& /*weight*/) { return false; }
 bool TakesScaleProduct(const at::Tensor& /*product*/) { return false; }
 

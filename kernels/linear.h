@@ -33,6 +33,11 @@ at::Tensor RunLinear(const LinearInput& x, const LinearWeight& weight, const std
 // better one. There is one for float32 on the CPU.
 at::Tensor PackWeight(const at::Tensor& weight);
 
+// Which of our kernels the device, a GPU, does without and why, for the load report; empty if it has all, and for other
+// devices. The second says it of a GPU of that compute capability, whatever it has.
+std::string MissingKernels(at::Device device);
+std::string MissingKernels(int major, int minor);
+
 // "silu", "gelu", "gelu_tanh" or "relu" of each element.
 at::Tensor Activate(const at::Tensor& x, const std::string& activation);
 

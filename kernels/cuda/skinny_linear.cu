@@ -14,6 +14,7 @@
 #include "kernels/cuda/skinny_linear_kernel.h"
 #include "kernels/cuda/skinny_linear_plan.h"
 #include "kernels/cuda/tensor_map.h"
+#include "kernels/linear.h"
 #include "kernels/tensors.h"
 
 namespace automodeld {
@@ -155,6 +156,12 @@ bool IsHopper(at::Device device) {
   static_cast<void>(device);
   return false;
 #endif
+}
+
+std::string MissingKernels(at::Device device) {
+  if (!device.is_cuda() || IsHopper(device)) return "";
+  const cudaDeviceProp* properties = at::cuda::getDeviceProperties(device.index());
+  return MissingKernels(properties->major, properties->minor);
 }
 
 bool TakesSkinnyLinear(const at::Tensor& x, const at::Tensor& weight) {

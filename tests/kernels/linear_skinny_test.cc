@@ -63,6 +63,8 @@ void ExpectNear(const at::Tensor& y, const at::Tensor& expected, double toleranc
   EXPECT_LT((error.norm() / expected.norm()).item<double>(), tolerance) << what;
 }
 
+TEST_F(SkinnyLinear, IsNotMissing) { EXPECT_EQ(MissingKernels(kGpu), ""); }
+
 using Shape = std::pair<int64_t, int64_t>;  // out, in
 class SkinnyLinearOfShape : public SkinnyLinear, public testing::WithParamInterface<Shape> {};
 

@@ -69,6 +69,16 @@ TEST(Linear, RowsMayLieApart) {
   EXPECT_TRUE(at::allclose(RunLinear(x, weight), at::linear(x.contiguous(), weight), 1e-5, 1e-5));
 }
 
+TEST(Linear, SaysWhichKernelsAGpuDoesWithout) {
+  EXPECT_EQ(MissingKernels(at::kCPU), "");
+  EXPECT_EQ(MissingKernels(8, 6),
+            "Hopper's kernels for linear layers of few rows and for attention over prompts need "
+            "compute capability 9.0, this device has 8.6");
+  EXPECT_EQ(MissingKernels(9, 0),
+            "Hopper's kernels for linear layers of few rows and for attention over prompts are "
+            "not in this build");
+}
+
 TEST(PackedLinear, GivesTheProductAtEveryInstructionLevel) {
   for (const SimdLevel level : SimdLevels()) {
     const ScopedSimdLevel scoped(level);
