@@ -153,8 +153,8 @@ class FlashKeys {
   __device__ void Copy(int t, char* to) const {
     constexpr int kPerCopy = 16 / kHeldBytes, kCopies = Tile::kDim / kPerCopy;
     constexpr int kAcross = std::min(kCopies, Tile::kTeam);
-    constexpr int kRows = static_cast<int>(std::bit_floor(static_cast<unsigned>(Tile::kTeam / kAcross)));
-    constexpr int kBlockRows = std::max(16, kRows);
+    constexpr int kAtOnce = static_cast<int>(std::bit_floor(static_cast<unsigned>(Tile::kTeam / kAcross)));
+    constexpr int kBlockRows = std::max(16, kAtOnce);
     static_assert(kCopies % kAcross == 0 && Tile::kKeys % kBlockRows == 0);
     const int mine = thread_ / kAcross, token_bytes = static_cast<int>(a_.source.token_stride) * kHeldBytes;
     const int end = Tile::kRaw ? min(b_.end, b_.s.context - 1) : b_.end, left = end - FirstKeyOf(t) - mine;
@@ -169,9 +169,9 @@ class FlashKeys {
 #pragma unroll
       for (int first = 0; first < Tile::kKeys; first += kBlockRows) {
         int64_t place = __shfl_sync(0xffffffffU, places_, t * kBlocks % 32 + first / 16 + mine / 16);
-        if (kRows * kAcross < Tile::kTeam && mine >= kRows) continue;
+        if (kAtOnce * kAcross < Tile::kTeam && mine >= kAtOnce) continue;
 #pragma unroll
-        for (int row = first; row < first + kBlockRows; row += kRows, place += kRows * token_bytes) {
+        for (int row = first; row < first + kBlockRows; row += kAtOnce, place += kAtOnce * token_bytes) {
           CopyAsync16(at + row * Tile::kKeyBytes, keys + place, row < rows);
           CopyAsync16(at + row * Tile::kKeyBytes + Tile::kTileBytes, values + place, row < rows);
         }
