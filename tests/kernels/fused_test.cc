@@ -48,7 +48,10 @@ void Check(const Kernel& kernel, at::Device device, at::ScalarType dtype) {
   for (const Sample& sample : kernel.samples()) {
     SCOPED_TRACE(kernel.op + " on " + VersionName(kernel.device) + " in " + c10::toString(dtype) + ": " + sample.name);
     SampleTensors inputs(device, dtype, dtype), reference(at::kCPU, dtype, at::kFloat);
-    ExpectClose(sample.run(fused, inputs), sample.run(eager, reference), ToleranceOf(dtype));
+    const SampleResult expected = sample.run(eager, reference);
+    const PoisonedMemory poisoned;
+    ASSERT_TRUE(at::empty({3}, at::TensorOptions(dtype).device(device)).isnan().all().item<bool>());
+    ExpectClose(sample.run(fused, inputs), expected, ToleranceOf(dtype));
   }
 }
 

@@ -98,7 +98,7 @@ TEST_F(SkinnyLinear, MoreRowsGoThroughTheLibraryWithTheSameResult) {
     for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf, at::kFloat}) {
       const Case c = MakeCase(512, 768, fp8, dtype);
       const at::Tensor bias = Random({512}, dtype);
-      for (const int64_t rows : {65, 100, 130, 256, 257, 600}) {
+      for (const int64_t rows : {65, 100, 130, 256, 257, 600, 16384}) {
         const at::Tensor plain = Random({rows, 768}, dtype);
         const LinearInput x = fp8 ? QuantizeRows(plain) : LinearInput(plain);
         const at::Tensor expected = at::silu(Expected(x, c.plain) + bias.to(at::kDouble));
