@@ -54,28 +54,30 @@ void CopyInto(Step& to, const Step& from) {
   to.positions.copy_(from.positions);
 }
 
-TEST(SampleGraph, ReplaysDrawWithOtherLogitsAndParameters) {
+class SampleGraphOfRows : public testing::TestWithParam<int64_t> {};
+
+TEST_P(SampleGraphOfRows, ReplaysDrawWithOtherLogitsAndParameters) {
   if (!at::hasCUDA()) GTEST_SKIP() << "no GPU";
   const Ops ops = FindFusedOps(EagerOps(), OpNames(), at::kCUDA, at::kBFloat16).ops;
-  for (const int64_t rows : {1, 5, 64, 200}) {
-    Step captured = MakeStep(rows, 32000, 1);
-    at::cuda::CUDAGraph graph;
-    at::Tensor tokens;
-    {
-      const c10::cuda::CUDAStreamGuard stream(c10::cuda::getStreamFromPool());
-      captured.Draw(ops);  // what is set up once is
-      graph.capture_begin();
-      tokens = captured.Draw(ops);
-      graph.capture_end();
-    }
-    for (uint64_t seed = 2; seed < 6; ++seed) {
-      const Step other = MakeStep(rows, 32000, seed);
-      CopyInto(captured, other);
-      graph.replay();
-      EXPECT_TRUE(at::equal(tokens, other.Draw(EagerOps()))) << rows << " rows, seed " << seed;
-    }
+  Step captured = MakeStep(GetParam(), 32000, 1);
+  at::cuda::CUDAGraph graph;
+  at::Tensor tokens;
+  {
+    const c10::cuda::CUDAStreamGuard stream(c10::cuda::getStreamFromPool());
+    captured.Draw(ops);  // what is set up once is
+    graph.capture_begin();
+    tokens = captured.Draw(ops);
+    graph.capture_end();
+  }
+  for (uint64_t seed = 2; seed < 6; ++seed) {
+    const Step other = MakeStep(GetParam(), 32000, seed);
+    CopyInto(captured, other);
+    graph.replay();
+    EXPECT_TRUE(at::equal(tokens, other.Draw(EagerOps()))) << seed;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Of, SampleGraphOfRows, testing::Values(1, 5, 64, 200), testing::PrintToStringParamName());
 
 // Microseconds a call within a graph of many.
 double Measure(const std::function<void()>& call) {

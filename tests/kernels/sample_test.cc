@@ -242,20 +242,28 @@ MixedRows MakeMixedRows(int64_t rows, int64_t vocab, at::ScalarType dtype) {
   return mixed;
 }
 
-TEST(Sample, VersionsAgreeOnEveryVocabularyAndMixture) {
+using Vocabulary = std::pair<int64_t, int64_t>;  // so many tokens, and rows
+
+class SampleOfVocabulary : public testing::TestWithParam<Vocabulary> {};
+
+TEST_P(SampleOfVocabulary, VersionsAgreeOnMixedRows) {
+  const auto [vocab, rows] = GetParam();
   const std::vector<SampleVersion> versions = Versions();
-  for (const auto& [vocab, rows] : std::vector<std::pair<int64_t, int64_t>>{
-           {1, 20}, {2, 40}, {127, 100}, {1000, 256}, {4096, 70}, {32003, 30}, {151936, 14}, {262144, 7}}) {
-    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
-      const MixedRows mixed = MakeMixedRows(rows, vocab, dtype);
-      const at::Tensor expected = mixed.Draw(versions[0]);
-      for (const SampleVersion& version : versions) {
-        const at::Tensor wrong = mixed.Draw(version).ne(expected).nonzero();
-        EXPECT_EQ(wrong.numel(), 0) << version.name << ", " << vocab << " tokens of " << dtype << ", rows " << wrong;
-      }
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
+    const MixedRows mixed = MakeMixedRows(rows, vocab, dtype);
+    const at::Tensor expected = mixed.Draw(versions[0]);
+    for (const SampleVersion& version : versions) {
+      const at::Tensor wrong = mixed.Draw(version).ne(expected).nonzero();
+      EXPECT_EQ(wrong.numel(), 0) << version.name << ", " << dtype << ", rows " << wrong;
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Of, SampleOfVocabulary,
+                         testing::Values(Vocabulary(1, 20), Vocabulary(2, 40), Vocabulary(127, 100),
+                                         Vocabulary(1000, 256), Vocabulary(4096, 70), Vocabulary(32003, 30),
+                                         Vocabulary(151936, 14), Vocabulary(262144, 7)),
+                         [](const auto& vocabulary) { return std::to_string(vocabulary.param.first); });
 
 TEST(Sample, MaskedTokensNeverComeAndBadLogitsGiveAToken) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
