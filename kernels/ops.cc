@@ -33,7 +33,7 @@ bool Fits(const Kernel& kernel, at::Device device, at::ScalarType dtype) {
   return kernel.device == device.type() && std::ranges::find(kernel.dtypes, dtype) != kernel.dtypes.end();
 }
 
-std::string WhyUnpatched(const std::string& op, at::Device device, at::ScalarType dtype) {
+std::string WhyMissing(const std::string& op, at::Device device, at::ScalarType dtype) {
   const bool other_dtype = std::ranges::any_of(
       RegisteredKernels(), [&](const Kernel& k) { return k.op == op && k.device == device.type(); });
   const std::string what = "no fused version for " + VersionName(device.type());
@@ -72,8 +72,10 @@ FusedOps FindFusedOps(const Ops& eager, std::span<const std::string> ops, at::De
   for (const std::string& op : ops) {
     const auto kernel = std::ranges::find_if(RegisteredKernels(),
                                              [&](const Kernel& k) { return k.op == op && Fits(k, device, dtype); });
-    if (kernel == RegisteredKernels().end()) {
-      found.unpatched.emplace_back(op, WhyUnpatched(op, device, dtype));
+    const bool missing = kernel == RegisteredKernels().end();
+    const std::string reason = missing ? WhyMissing(op, device, dtype) : kernel->why_not(device);
+    if (!reason.empty()) {
+      found.unpatched.emplace_back(op, reason);
       continue;
     }
     kernel->install(found.ops);

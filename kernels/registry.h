@@ -17,12 +17,15 @@
 
 namespace automodeld {
 
+inline std::string RunsOnAll(at::Device /*device*/) { return ""; }
+
 struct Kernel {
   std::string op;                      // "rms_norm"
   at::DeviceType device = at::kCPU;    // its name is the version: "cpu", "cuda"
   std::vector<at::ScalarType> dtypes;  // of the activations
   std::function<void(Ops&)> install;   // puts the function into the table
   std::vector<Sample> (*samples)() = nullptr;
+  std::string (*why_not)(at::Device) = RunsOnAll;  // why that device cannot run it; empty if it can
 };
 
 std::string VersionName(at::DeviceType device);  // "cpu", "cuda"
@@ -31,12 +34,13 @@ std::vector<Kernel>& RegisteredKernels();
 
 template <typename Signature, typename Function>
 bool RegisterKernel(Op<Signature> Ops::*op, at::DeviceType device, std::vector<at::ScalarType> dtypes,
-                    Function function, std::vector<Sample> (*samples)()) {
+                    Function function, std::vector<Sample> (*samples)(),
+                    std::string (*why_not)(at::Device) = RunsOnAll) {
   const auto install = [op, device, function](Ops& ops) {
     (ops.*op).function = function;
     (ops.*op).version = VersionName(device);
   };
-  RegisteredKernels().push_back({(EagerOps().*op).name, device, std::move(dtypes), install, samples});
+  RegisteredKernels().push_back({(EagerOps().*op).name, device, std::move(dtypes), install, samples, why_not});
   return true;
 }
 

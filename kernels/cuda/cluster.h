@@ -1,5 +1,5 @@
-// Clusters: up to 8 blocks of a grid that run at the same time and see each other's shared memory. Hopper and later; on
-// other architectures the functions below do nothing, and LaunchClusters must not be called.
+// Clusters: up to 8 blocks of a grid that run at the same time and see each other's shared memory. Code for Hopper and
+// later; elsewhere the functions below do nothing, and LaunchClusters must not be called: HasHopperLaunches.
 //
 //   __global__ void sum_kernel(...) {
 //     __shared__ int parts[8];

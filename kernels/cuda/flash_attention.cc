@@ -12,6 +12,7 @@
 #include "kernels/attention_backends.h"
 #include "kernels/cuda/flash_attention_plan.h"
 #include "kernels/cuda/flash_attention_wide.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/skinny_linear.h"
 #include "kernels/cuda/tensor_map.h"
 #include "kernels/cuda/widen_pages.h"
@@ -328,7 +329,7 @@ AttentionOr MakeCudaFlashAttention(const AttentionNeeds& needs) {
                           .causal = needs.causal,
                           .wide_tokens = is_wide ? WideTokens(group) : 0,
                           .multiprocessors = properties.multiProcessorCount,
-                          .clusters = properties.major >= 9};
+                          .clusters = HasHopperLaunches()};
   return std::make_unique<CudaFlashAttention>(shape, needs);
 }
 

@@ -1,4 +1,5 @@
-// What CUDA launchers share: loads of 16 bytes, and launches that overlap with the kernel before.
+// What CUDA launchers share: loads of 16 bytes, what the device's code can do, and launches that overlap with the
+// kernel before.
 //
 // Programmatic dependent launch: Launch starts a kernel while the one before it in the stream still runs. Until it has
 // called AwaitPrevious it may only touch what no kernel of the step writes (weights, tables), or prefetch it. A kernel
@@ -56,6 +57,13 @@ __device__ inline void AllowNext() {
 #endif
 }
 
+// Ten times the compute capability for which the code was compiled that the current device runs, 90 for 9.0; 0 if this
+// build has none for it. A newer device may run older code, by way of its PTX.
+int CodeCapability();
+
+// Whether that code can be launched in clusters (cluster.h) and before the kernel before it has ended: not on Ampere.
+inline bool HasHopperLaunches() { return CodeCapability() >= 90; }
+
 // What Launch and LaunchClusters share; the first attribute is filled in here.
 template <size_t N, typename... Params, typename... Args>
 void LaunchWith(cudaLaunchAttribute (&attributes)[N], void (*kernel)(Params...), dim3 grid, dim3 block,
@@ -67,8 +75,9 @@ void LaunchWith(cudaLaunchAttribute (&attributes)[N], void (*kernel)(Params...),
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = c10::cuda::getCurrentCUDAStream();
-  config.attrs = attributes;
-  config.numAttrs = N;
+  const unsigned left_out = HasHopperLaunches() ? 0 : 1;
+  config.attrs = attributes + left_out;
+  config.numAttrs = N - left_out;
   C10_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
 }
 

@@ -125,7 +125,7 @@ template <typename Source>
 void LaunchMap(const Source& source, const RowMapTo<typename Source::Type>& to, int64_t rows, bool aligned) {
   constexpr int W = 16 / sizeof(typename Source::Type), N = kMapElements / W;
   const int64_t packs = to.width / W, of_block = (packs + kCluster - 1) / kCluster;
-  const bool clusters = at::cuda::getCurrentDeviceProperties()->major >= 9 || to.y != nullptr;
+  const bool clusters = HasHopperLaunches() || to.y != nullptr;
   const bool wide = packs > N * kMapThreads;
   if (!aligned || to.width % W != 0 || of_block > kClusterThreads || (wide && !clusters)) {
     return Launch(map_any_rows_kernel<Source>, static_cast<unsigned>(rows), kMapThreads, 0, source, to);

@@ -7,6 +7,7 @@
 //
 // Roofline: one read of the logits, and an exp in double for each that weighs anything.
 #include <ATen/cuda/CUDAContext.h>
+#include <fmt/format.h>
 
 #include "kernels/cuda/sample_search.h"
 #include "kernels/dispatch.h"
@@ -333,15 +334,13 @@ const T* Column(const char* what, at::Tensor& x, int64_t rows) {
   return x.const_data_ptr<T>();
 }
 
-bool HasClusters() { return at::cuda::getCurrentDeviceProperties()->major >= 9; }
-
 at::Tensor Sample(const at::Tensor& logits, at::Tensor temperature, at::Tensor top_k, at::Tensor top_p,
                   at::Tensor min_p, at::Tensor seeds, at::Tensor positions) {
   TORCH_CHECK(logits.dim() == 2 && logits.size(1) > 0, "sample: logits have shape ", logits.sizes(),
               ", expected [rows, vocab]");
   const c10::DeviceGuard guard(logits.device());
   const int64_t rows = logits.size(0), vocab = logits.size(1);
-  if (rows == 0 || vocab > (int64_t{1} << kIdBits) || !HasClusters()) {
+  if (rows == 0 || vocab > (int64_t{1} << kIdBits)) {
     return eager::Sample(logits, temperature, top_k, top_p, min_p, seeds, positions);
   }
   const at::Tensor dense = DenseRows(logits);
@@ -365,7 +364,14 @@ at::Tensor Sample(const at::Tensor& logits, at::Tensor temperature, at::Tensor t
   return tokens;
 }
 
-const bool registered = RegisterKernel(&Ops::sample, at::kCUDA, FusedDtypes(), Sample, SampleSamples);
+std::string WhyNot(at::Device device) {
+  const c10::DeviceGuard guard(device);
+  if (HasHopperLaunches()) return "";
+  return fmt::format("it takes code for compute capability 9.0, this device runs code for {:.1f}",
+                     CodeCapability() / 10.0);
+}
+
+const bool registered = RegisterKernel(&Ops::sample, at::kCUDA, FusedDtypes(), Sample, SampleSamples, WhyNot);
 
 }  // namespace
 }  // namespace automodeld

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/cpu/simd.h"
+#include "kernels/registry.h"
 
 namespace automodeld {
 
@@ -19,6 +20,12 @@ inline std::vector<at::Device> Devices() {
 
 // The GPU if there is one.
 inline at::Device Best() { return Devices().back(); }
+
+// Whether one of them is of the kernel's kind, and can run it.
+inline bool Runs(const Kernel& kernel) {
+  const bool there = kernel.device == at::kCPU || at::hasCUDA();
+  return there && kernel.why_not(at::Device(kernel.device)).empty();
+}
 
 // Of tests that need it.
 class GpuTest : public testing::Test {

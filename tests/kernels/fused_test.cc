@@ -2,6 +2,9 @@
 #include <c10/core/ScalarType.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <utility>
+
 #include "kernels/registry.h"
 #include "tests/kernels/devices.h"
 
@@ -59,7 +62,7 @@ class FusedOp : public testing::TestWithParam<std::string> {};  // its name
 
 TEST_P(FusedOp, GivesWhatEagerGivesOnEverySample) {
   for (const Kernel& kernel : RegisteredKernels()) {
-    if (kernel.op != GetParam() || (kernel.device == at::kCUDA && !at::hasCUDA())) continue;
+    if (kernel.op != GetParam() || !Runs(kernel)) continue;
     for (const at::ScalarType dtype : kernel.dtypes) Check(kernel, at::Device(kernel.device), dtype);
   }
 }
@@ -80,7 +83,7 @@ TEST(Fused, EveryInstructionLevelGivesTheSame) {
 // given in float32 may be added in another order.
 TEST(Fused, SixteenBitVersionsRoundWhereEagerRounds) {
   for (const Kernel& kernel : RegisteredKernels()) {
-    if (kernel.device == at::kCUDA && !at::hasCUDA()) continue;
+    if (!Runs(kernel)) continue;
     const Ops fused = Installed(kernel), eager = EagerOps();
     const at::Device device(kernel.device);
     for (const Sample& sample : kernel.samples()) {
@@ -110,6 +113,21 @@ TEST(Fused, OnlyTheOpsAskedForAreReplaced) {
   EXPECT_EQ(found.patched, (std::vector<std::pair<std::string, std::string>>{{"sample", "cpu"}}));
   EXPECT_EQ(found.ops.sample.version, "cpu");
   EXPECT_EQ(found.ops.rms_norm.version, "eager");
+}
+
+TEST(Fused, WhatTheDeviceCannotRunStaysEagerAndIsNamed) {
+  const auto sample = std::ranges::find_if(
+      RegisteredKernels(), [](const Kernel& kernel) { return kernel.op == "sample" && kernel.device == at::kCPU; });
+  ASSERT_NE(sample, RegisteredKernels().end());
+  const auto why_not = std::exchange(sample->why_not, [](at::Device device) { return device.str() + " is too old"; });
+  const std::vector<std::string> ops = {"sample", "rms_norm"};
+  const FusedOps found = FindFusedOps(EagerOps(), ops, at::kCPU, at::kFloat);
+  EXPECT_FALSE(Runs(*sample));
+  sample->why_not = why_not;
+  EXPECT_TRUE(Runs(*sample));
+  EXPECT_EQ(found.patched, (std::vector<std::pair<std::string, std::string>>{{"rms_norm", "cpu"}}));
+  EXPECT_EQ(found.unpatched, (std::vector<std::pair<std::string, std::string>>{{"sample", "cpu is too old"}}));
+  EXPECT_EQ(found.ops.sample.version, "eager");
 }
 
 TEST(Fused, WhatHasNoVersionStaysEagerAndIsNamed) {

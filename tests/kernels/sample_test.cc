@@ -30,7 +30,7 @@ std::vector<SampleVersion> Versions() {
   std::vector<SampleVersion> versions;
   for (const at::Device device : Devices()) versions.push_back({"eager on " + device.str(), EagerOps(), device});
   for (const Kernel& kernel : RegisteredKernels()) {
-    if (kernel.op != "sample" || (kernel.device == at::kCUDA && !at::hasCUDA())) continue;
+    if (kernel.op != "sample" || !Runs(kernel)) continue;
     versions.push_back({"fused for " + VersionName(kernel.device), EagerOps(), at::Device(kernel.device)});
     kernel.install(versions.back().ops);
   }
