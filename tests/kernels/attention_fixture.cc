@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "tests/kernels/poisoned_memory.h"
+
 namespace automodeld {
 namespace {
 
@@ -102,7 +104,7 @@ AttentionNeeds TestStep::needs() const { return NeedsOf(shape_); }
 void TestStep::Plan(AttentionBackend& backend) const { backend.Plan(Step()); }
 
 LinearInput TestStep::Launch(AttentionBackend& backend, bool quantize) const {
-  at::full(q.sizes(), std::numeric_limits<double>::quiet_NaN(), q.options());  // its memory is the next one's
+  const PoisonedMemory poisoned;
   return backend.Run(LayerOf(shape_, quantize), q, k, v, paged_.empty() && recorded_rows_ == 0 ? nullptr : kv_.get());
 }
 

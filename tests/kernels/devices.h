@@ -52,15 +52,6 @@ class ScopedSimdLevel {
   ScopedSimdLevel& operator=(const ScopedSimdLevel&) = delete;
 };
 
-// While it lives, tensors are made full of NaN, and of the largest integer, where nobody says what is in them.
-class PoisonedMemory {
- public:
-  PoisonedMemory() { at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true); }
-  ~PoisonedMemory() { at::globalContext().setDeterministicAlgorithms(false, /*warn_only=*/true); }
-  PoisonedMemory(const PoisonedMemory&) = delete;
-  PoisonedMemory& operator=(const PoisonedMemory&) = delete;
-};
-
 }  // namespace automodeld
 
 #endif  // TESTS_KERNELS_DEVICES_H_

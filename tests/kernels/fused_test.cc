@@ -7,6 +7,7 @@
 
 #include "kernels/registry.h"
 #include "tests/kernels/devices.h"
+#include "tests/kernels/poisoned_memory.h"
 
 namespace automodeld {
 namespace {

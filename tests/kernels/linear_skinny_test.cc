@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/skinny_linear.h"
 #include "kernels/linear.h"
+#include "tests/kernels/poisoned_memory.h"
 
 namespace automodeld {
 namespace {
@@ -48,9 +49,9 @@ at::Tensor Expected(const LinearInput& x, const at::Tensor& plain) {
   return at::mm(wide, plain.t());
 }
 
-// Memory that the allocator gives next holds NaN.
-void Poison(int64_t elements) {
-  at::full({elements}, std::numeric_limits<float>::quiet_NaN(), at::TensorOptions(at::kFloat).device(kGpu));
+at::Tensor OnPoisonedMemory(const LinearInput& x, const LinearWeight& weight) {
+  const PoisonedMemory poisoned;
+  return RunLinear(x, weight);
 }
 
 // Rounding of the result; in e4m3 the tensor cores keep 13 digits of a sum of 128 products.
@@ -77,8 +78,7 @@ TEST_P(SkinnyLinearOfShape, GivesTheProductForEveryType) {
       for (const int64_t rows : {1, 2, 3, 5, 8, 9, 16, 17, 31, 32, 33, 48, 63, 64}) {
         const at::Tensor plain = Random({rows, in}, dtype);
         const LinearInput x = fp8 ? QuantizeRows(plain) : LinearInput(plain);
-        Poison(rows * out);
-        const at::Tensor y = RunLinear(x, c.weight);
+        const at::Tensor y = OnPoisonedMemory(x, c.weight);
         ASSERT_EQ(y.scalar_type(), dtype);
         ExpectNear(y, Expected(x, c.plain), Tolerance(dtype), std::to_string(rows) + (fp8 ? " rows in FP8" : " rows"));
       }

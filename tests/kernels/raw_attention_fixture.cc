@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "tests/kernels/poisoned_memory.h"
+
 namespace automodeld {
 namespace {
 
@@ -129,8 +131,7 @@ std::optional<LinearInput> RawStep::RunRaw(AttentionBackend& backend, const std:
                    .cos_sin = cos_sin,
                    .positions = positions,
                    .slots = slots};
-  at::full({qkv.size(0), shape_.heads * shape_.head_dim}, std::numeric_limits<double>::quiet_NaN(),
-           qkv.options());  // its memory is the next one's
+  const PoisonedMemory poisoned;
   return backend.RunRaw(Layer(), raw, *of_raw_);
 }
 
